@@ -1,0 +1,42 @@
+"""The errors of the pipeline: what the user got wrong, and what happened at run time.
+
+`InputError` is a `ValueError`: what was asked for is wrong, nothing was started, exit code 2.
+`PipelineError` is for what happened while running: exit code 1. All of them survive pickling, since Ray carries
+them from a worker to the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """What was asked for is wrong. The message names what, which value, and what to do. Exit code 2."""
+
+
+class PipelineError(Exception):
+    """Something failed at run time. Exit code 1."""
+
+
+class StorageError(PipelineError):
+    """Object storage or the file system did not do what was asked, retries included."""
+
+
+class DataError(PipelineError):
+    """A stored sample is not what its index says, or can't be decoded. Names the shard and the key."""
+
+
+class TrainingError(PipelineError):
+    """A training run failed. Says where its last checkpoint is and how to go on."""
+
+
+class TrackingError(PipelineError):
+    """The MLflow server refused or did not answer."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a remedy for an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
