@@ -1,0 +1,42 @@
+"""EncNet: context encoding for semantic segmentation (Zhang et al., CVPR 2018), in torch and numpy only."""
+
+from __future__ import annotations
+
+from encnet.backbone import ResNet
+from encnet.config import ModelConfig
+from encnet.context import ContextEncoding
+from encnet.dropout import KeyedDropout2d, set_dropout_key
+from encnet.encoding import Encoding
+from encnet.images import IMAGENET_MEAN, IMAGENET_STD, normalize
+from encnet.inference import predict
+from encnet.losses import BatchTotals, LossParts, SegmentationLoss, batch_totals
+from encnet.metrics import ConfusionMatrix
+from encnet.model import SegmentationNet, SegmentationOutput, build_model
+from encnet.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
+from encnet.weights import load_model, load_weights, save_weights
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "BatchTotals",
+    "ConfusionMatrix",
+    "ContextEncoding",
+    "Encoding",
+    "KeyedDropout2d",
+    "LossParts",
+    "ModelConfig",
+    "ResNet",
+    "SegmentationLoss",
+    "SegmentationNet",
+    "SegmentationOutput",
+    "SyncBatchNorm",
+    "batch_totals",
+    "build_model",
+    "convert_sync_batchnorm",
+    "load_model",
+    "load_weights",
+    "normalize",
+    "predict",
+    "save_weights",
+    "set_dropout_key",
+]
