@@ -1,0 +1,249 @@
+"""Order -> ranged reads -> decode -> augment -> batch, by threads, ahead of need.
+
+What a batch holds is a function of (order, seed, step) alone: ranks only share it out, and threads only hurry.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.block_cache import BlockCache
+from pipeline.errors import InputError
+from pipeline.order import Order
+from pipeline.sample_reader import SampleReader
+from pipeline.shards import ShardIndex
+from pipeline.storage import Store
+from pipeline.transforms import TransformConfig, augment, augment_rng
+from pipeline.world import World
+
+MEMORY_BYTES = 256 << 20
+NUM_READERS = 8
+"""Threads that wait for storage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """This rank's part of one micro-batch; it may be empty."""
+
+    images: torch.Tensor
+    """(n, H, W, 3) uint8 RGB."""
+    labels: torch.Tensor
+    """(n, H, W) uint8 train ids, 255 = ignore."""
+    positions: torch.Tensor
+    """(n,) int64: the lane, that is the place in the global batch."""
+    sample_ids: torch.Tensor
+    """(n,) int64: rows of the split's index."""
+    step: int
+    """The global batch this belongs to, counted from 0."""
+    micro_step: int
+    """Which micro-batch of it."""
+    consumed: int
+    """Samples that all ranks together have consumed once this micro-batch is done."""
+
+    def pin(self) -> Batch:
+        """The same batch in page-locked memory, for copies to a GPU that don't wait."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            labels=self.labels.pin_memory(),
+            positions=self.positions.pin_memory(),
+            sample_ids=self.sample_ids.pin_memory(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderMetrics:
+    """Totals of a loader since it was made."""
+
+    bytes_read: int
+    samples: int
+    wait_s: float
+    """Time the training loop spent waiting for batches."""
+
+
+class _Plan(NamedTuple):
+    """What goes into this rank's part of a micro-batch."""
+
+    step: int
+    micro_step: int
+    lanes: NDArray[np.int64]
+    samples: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+
+
+class _Pending(NamedTuple):
+    """A micro-batch that threads are filling in."""
+
+    plan: _Plan
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    futures: list[Future[None]]
+
+
+class TrainLoader:
+    """An endless iterator of this rank's micro-batches, from global batch `start_step` on.
+
+    Each step gives B / `micro_batch` of them, in turn; micro-batch k covers lanes k*G .. (k+1)*G-1 of the batch, of
+    which this rank has those with lane % world.size == world.rank, in lane order. Errors of the threads (DataError,
+    StorageError, InputError) come out of `next`. Close it, or use it as a context manager.
+
+    `memory_bytes` bounds the blocks held; where it is too small for the window, single samples are read instead.
+    `lookahead` micro-batches are prepared ahead, and the blocks of as many again are on their way.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        index: ShardIndex,
+        order: Order,
+        *,
+        world: World,
+        transform: TransformConfig,
+        seed: int,
+        start_step: int = 0,
+        micro_batch: int | None = None,
+        threads: int = 1,
+        lookahead: int = 4,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self.micro_batch = order.batch_size if micro_batch is None else micro_batch
+        for name, value, least in (("threads", threads, 1), ("lookahead", lookahead, 1), ("start_step", start_step, 0)):
+            if value < least:
+                raise InputError(f"{name}: {value} is out of range: give at least {least}")
+        if self.micro_batch < 1 or order.batch_size % self.micro_batch:
+            raise InputError(f"micro_batch: {micro_batch} does not divide the batch size {order.batch_size}")
+        if order.num_samples != len(index):
+            raise InputError(f"order: is of {order.num_samples} samples, the split {index.split!r} has {len(index)}")
+        self.order = order
+        self.world = world
+        self.transform = transform
+        self.seed = seed
+        self._lookahead = lookahead
+        self._reader = SampleReader(store, index)
+        bounds = order.block_bounds
+        self._block_of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+        block_bytes = (index.offset + index.length)[bounds[1:] - 1] - index.offset[bounds[:-1]]
+        self._readers = ThreadPoolExecutor(NUM_READERS, "encnet-read")
+        self._decoders = ThreadPoolExecutor(threads, "encnet-decode", initializer=cv2.setNumThreads, initargs=(0,))
+        self._cache = BlockCache(self._fetch, block_bytes, memory_bytes, self._readers)
+        self._plans = self._plan(start_step)
+        self._requested: deque[_Plan] = deque()
+        self._pending: deque[_Pending] = deque()
+        self._expected_epoch = -1
+        self._start = start_step * order.batch_size
+        self._samples = 0
+        self._wait_s = 0.0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        while len(self._pending) <= self._lookahead:
+            while len(self._requested) <= self._lookahead:
+                self._requested.append(self._request(next(self._plans)))
+            self._pending.append(self._begin(self._requested.popleft()))
+        pending = self._pending.popleft()
+        began = time.perf_counter()
+        for future in pending.futures:
+            future.result()
+        self._wait_s += time.perf_counter() - began
+        for sample in pending.plan.samples.tolist():
+            self._cache.used(int(self._block_of[sample]))
+        self._samples += len(pending.futures)
+        return self._batch(pending)
+
+    @property
+    def metrics(self) -> LoaderMetrics:
+        """What it has done so far."""
+        return LoaderMetrics(bytes_read=self._reader.bytes_read, samples=self._samples, wait_s=self._wait_s)
+
+    def close(self) -> None:
+        """Stop the threads; what they are at is finished and dropped."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._decoders.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _plan(self, start_step: int) -> Iterator[_Plan]:
+        step, size, num_samples = start_step, self.order.batch_size, self.order.num_samples
+        while True:
+            samples = self.order.positions(step * size, (step + 1) * size)
+            for micro_step in range(size // self.micro_batch):
+                first = micro_step * self.micro_batch
+                lanes = np.array(self.world.lanes(first, first + self.micro_batch), np.int64)
+                yield _Plan(step, micro_step, lanes, samples[lanes], (step * size + lanes) // num_samples)
+            step += 1
+
+    def _request(self, plan: _Plan) -> _Plan:
+        """Have the plan's blocks fetched."""
+        for epoch, sample in zip(plan.epochs.tolist(), plan.samples.tolist(), strict=True):
+            if epoch > self._expected_epoch:
+                self._expect(epoch)
+            self._cache.get(int(self._block_of[sample]))
+        return plan
+
+    def _expect(self, epoch: int) -> None:
+        """Announce this rank's uses of each block in an epoch, those before the start left out."""
+        num_samples = self.order.num_samples
+        positions = np.arange(max(epoch * num_samples, self._start), (epoch + 1) * num_samples)
+        ours = positions[positions % self.order.batch_size % self.world.size == self.world.rank]
+        self._cache.expect(self._block_of[self.order.epoch(epoch)[ours % num_samples]])
+        self._expected_epoch = epoch
+
+    def _begin(self, plan: _Plan) -> _Pending:
+        """Have the plan's samples decoded and augmented into arrays of their own."""
+        height, width = self.transform.crop_size
+        images = np.empty((len(plan.samples), height, width, 3), np.uint8)
+        labels = np.empty((len(plan.samples), height, width), np.uint8)
+        pending = _Pending(plan, images, labels, [])
+        for row, sample in enumerate(plan.samples.tolist()):
+            block = self._cache.get(int(self._block_of[sample]))
+            pending.futures.append(self._decoders.submit(self._fill, pending, row, block))
+        return pending
+
+    def _fetch(self, block: int) -> memoryview:
+        first, stop = self.order.block_bounds[block : block + 2].tolist()
+        return self._reader.read(first, stop)
+
+    def _fill(self, pending: _Pending, row: int, block: Future[memoryview] | None) -> None:
+        """On a thread: one sample into its row."""
+        sample, epoch = int(pending.plan.samples[row]), int(pending.plan.epochs[row])
+        image, label = self._reader.decode(sample, self._run(sample, block))
+        rng = augment_rng(self.seed, epoch, sample)
+        pending.images[row], pending.labels[row] = augment(image, label, self.transform, rng)
+
+    def _run(self, sample: int, block: Future[memoryview] | None) -> memoryview:
+        if block is None:
+            return self._reader.read(sample, sample + 1)
+        index = self._reader.index
+        first = self.order.block_bounds[self._block_of[sample]]
+        begin = int(index.offset[sample] - index.offset[first])
+        return block.result()[begin : begin + int(index.length[sample])]
+
+    def _batch(self, pending: _Pending) -> Batch:
+        plan = pending.plan
+        return Batch(
+            images=torch.from_numpy(pending.images),
+            labels=torch.from_numpy(pending.labels),
+            positions=torch.from_numpy(plan.lanes),
+            sample_ids=torch.from_numpy(plan.samples),
+            step=plan.step,
+            micro_step=plan.micro_step,
+            consumed=plan.step * self.order.batch_size + (plan.micro_step + 1) * self.micro_batch,
+        )

@@ -1,0 +1,220 @@
+"""The stored data set: WebDataset tar shards, an index of their samples, and `dataset.json`, written last.
+
+    <root>/dataset.json            names, colours and, per split, counts and a digest
+    <root>/<split>/000000.tar ...  per sample KEY.jpg or KEY.png, KEY.seg.png, KEY.json
+    <root>/<split>/index.parquet   one row a sample: where its run of tar members lies, its size, its checksum
+
+Reading them back is here; `pipeline.shard_writer` writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError, InputError, did_you_mean
+from pipeline.storage import ObjectNotFound, Store
+
+DATASET_KEY = "dataset.json"
+INDEX_NAME = "index.parquet"
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One labelled image on its way into a shard."""
+
+    key: str
+    """Unique name within the split, without `/` and `.` (a tar member's extension begins at its first dot)."""
+    image: bytes
+    """The image file's own bytes."""
+    extension: str
+    """What the image is: "jpg" or "png"."""
+    label: NDArray[np.uint8]
+    """(H, W) train ids, 255 = ignore."""
+    source: str
+    """Where it came from: a path relative to the source folder, or the name of what was generated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInfo:
+    """What is in one split."""
+
+    samples: int
+    shards: int
+    bytes: int
+    """Of all shards."""
+    digest: str
+    """sha256 (hex) over the index: keys, places, sizes and checksums of all samples, in order."""
+    class_pixels: tuple[int, ...]
+    """Labelled pixels of each class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """The contents of `dataset.json`."""
+
+    name: str
+    version: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    """RGB of each class."""
+    ignore_index: int = IGNORE_INDEX
+    splits: Mapping[str, SplitInfo]
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments it was prepared with; no part of the digest."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of what training depends on: class names, ignore index and the splits' digests."""
+        splits = {name: split.digest for name, split in sorted(self.splits.items())}
+        identity = json.dumps([list(self.classes), self.ignore_index, splits])
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        """Stable text: the same contents give the same bytes."""
+        splits = {
+            name: {**vars(split), "class_pixels": list(split.class_pixels)} for name, split in self.splits.items()
+        }
+        contents = {**vars(self), "splits": splits, "source": dict(self.source), "digest": self.digest}
+        return (json.dumps(contents, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, uri: str) -> DatasetInfo:
+        """The inverse of `to_json`. InputError naming `uri` when the text is none of ours."""
+        try:
+            contents = json.loads(data)
+            splits = {
+                name: SplitInfo(**{**split, "class_pixels": tuple(split["class_pixels"])})
+                for name, split in contents["splits"].items()
+            }
+            known = {entry.name for entry in fields(cls)} - {"classes", "palette", "splits"}
+            return cls(
+                classes=tuple(contents["classes"]),
+                palette=tuple((int(red), int(green), int(blue)) for red, green, blue in contents["palette"]),
+                splits=splits,
+                **{name: contents[name] for name in sorted(known)},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{uri}: is no {DATASET_KEY} ({error!r}): prepare the data set again") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex:
+    """Where every sample of a split lies, in storage order; columns of length num_samples."""
+
+    split: str
+    shard_names: tuple[str, ...]
+    keys: NDArray[np.str_]
+    shard: NDArray[np.int32]
+    """Position in `shard_names`."""
+    offset: NDArray[np.int64]
+    """First byte of the sample's run of tar members in its shard."""
+    length: NDArray[np.int64]
+    """Bytes of that run."""
+    width: NDArray[np.int32]
+    height: NDArray[np.int32]
+    checksum: NDArray[np.uint64]
+    """`run_checksum` of the run's bytes."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def shard_key(self, sample: int) -> str:
+        """The store's key of the shard that holds a sample."""
+        return f"{self.split}/{self.shard_names[self.shard[sample]]}"
+
+    def digest(self) -> str:
+        """sha256 (hex) over all columns."""
+        state = hashlib.sha256("\n".join([*self.shard_names, "", *self.keys]).encode())
+        for column, kind in (
+            (self.shard, "<i4"), (self.offset, "<i8"), (self.length, "<i8"),
+            (self.width, "<i4"), (self.height, "<i4"), (self.checksum, "<u8"),
+        ):  # fmt: skip
+            state.update(np.ascontiguousarray(column, kind).tobytes())
+        return state.hexdigest()
+
+
+def run_checksum(run: bytes | memoryview) -> int:
+    """The first 8 bytes, big-endian, of the sha256 of a sample's run of tar members."""
+    return int.from_bytes(hashlib.sha256(run).digest()[:8], "big")
+
+
+def read_dataset(store: Store) -> DatasetInfo:
+    """The data set at a store's root. InputError when there is none."""
+    try:
+        data = store.read(DATASET_KEY)
+    except ObjectNotFound as error:
+        raise InputError(
+            f"{store.uri()}: no {DATASET_KEY} there: write the data set with 'encnet data prepare', or correct the URI"
+        ) from error
+    return DatasetInfo.from_json(data, store.uri(DATASET_KEY))
+
+
+def read_index(store: Store, split: str) -> ShardIndex:
+    """The index of a split, checked against `dataset.json`.
+
+    InputError when there is no data set or no such split, or when the index is missing or of another data set.
+    """
+    info = read_dataset(store)
+    if split not in info.splits:
+        raise InputError(f"{store.uri()}: no split {split!r}: {did_you_mean(split, info.splits)}")
+    key = f"{split}/{INDEX_NAME}"
+    try:
+        data = store.read(key)
+    except ObjectNotFound as error:
+        raise InputError(f"{store.uri(key)}: the index is missing: prepare the data set again") from error
+    index = parse_index(data, split, store.uri(key))
+    if index.digest() != info.splits[split].digest:
+        raise InputError(f"{store.uri(key)}: does not belong to {DATASET_KEY} beside it: prepare the data set again")
+    return index
+
+
+def format_index(index: ShardIndex) -> bytes:
+    """The bytes of `index.parquet`."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = pa.array(index.shard_names, pa.string())
+    table = pa.table(
+        {
+            "key": pa.array(index.keys.tolist(), pa.string()),
+            "shard": names.take(pa.array(index.shard)),
+            "offset": pa.array(index.offset),
+            "length": pa.array(index.length),
+            "width": pa.array(index.width),
+            "height": pa.array(index.height),
+            "checksum": pa.array(index.checksum),
+        }
+    )
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def parse_index(data: bytes, split: str, uri: str) -> ShardIndex:
+    """The inverse of `format_index`. DataError naming `uri` when the file is broken."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(io.BytesIO(data))
+        shards = table["shard"].combine_chunks().dictionary_encode()
+        columns = {name: table[name].to_numpy() for name in ("offset", "length", "width", "height", "checksum")}
+        keys = np.array(table["key"].to_pylist(), dtype=np.str_)
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{uri}: is no index of shards ({error}): prepare the data set again") from error
+    return ShardIndex(
+        split=split,
+        shard_names=tuple(shards.dictionary.to_pylist()),
+        shard=shards.indices.to_numpy().astype(np.int32),
+        keys=keys,
+        **columns,
+    )

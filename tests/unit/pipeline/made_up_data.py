@@ -1,0 +1,76 @@
+"""A small data set of random pictures whose colour tells the label, for the tests of the data plane."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.shard_writer import write_dataset
+from pipeline.shards import DatasetInfo, Sample
+from pipeline.storage import LocalStore
+
+CLASSES = ("black", "red", "green", "blue")
+PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+SIZES = ((40, 56), (40, 56), (48, 40), (64, 64))
+
+
+def patches(shape: tuple[int, int], rng: np.random.Generator, size: int = 8) -> NDArray[np.uint8]:
+    """(H, W) labels in patches of `size` x `size` pixels."""
+    coarse = rng.integers(0, len(CLASSES), (-(-shape[0] // size), -(-shape[1] // size)), dtype=np.uint8)
+    return np.kron(coarse, np.ones((size, size), np.uint8))[: shape[0], : shape[1]]
+
+
+def colours(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) labels -> (H, W, 3) their colours."""
+    return np.array(PALETTE, np.uint8)[label]
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """RGB or one channel -> the bytes of a PNG."""
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def make_samples(count: int, seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Sample]:
+    """`count` PNG samples of varying size."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        label = patches(sizes[number // 2 % len(sizes)], rng)
+        yield Sample(
+            key=f"s{number:04d}",
+            image=png(colours(label)),
+            extension="png",
+            label=label,
+            source=f"images/s{number:04d}.png",
+        )
+
+
+def write_made_up(root: Path, num_train: int = 23, num_val: int = 7, samples_per_shard: int = 10) -> DatasetInfo:
+    """Write a data set of two splits below `root`."""
+    return write_dataset(
+        LocalStore(root=root),
+        {"train": make_samples(num_train), "val": make_samples(num_val, seed=1)},
+        name="made-up",
+        version="1",
+        classes=CLASSES,
+        palette=PALETTE,
+        samples_per_shard=samples_per_shard,
+    )
+
+
+def read_with_webdataset(shards: list[Path]) -> list[dict[str, Any]]:
+    """The samples that webdataset itself finds in the shards."""
+    import webdataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves the files it has read open
+        samples = list(webdataset.WebDataset([str(path) for path in shards], shardshuffle=False))
+        gc.collect()
+    return samples

@@ -1,0 +1,158 @@
+"""Write a data set as shards: a folder in a known layout, or a generated set -> tar shards, indexes, dataset.json.
+
+encnet data prepare camvid --source ~/camvid --dest s3://encnet/camvid
+encnet data prepare context-scenes --dest s3://encnet/context-scenes
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.datasets import LAYOUTS, Layout, Request, Source, find_layout
+from pipeline.errors import InputError
+from pipeline.shard_writer import write_dataset
+from pipeline.shards import DATASET_KEY, DatasetInfo, Sample, read_dataset
+from pipeline.storage import Store, open_store
+
+LINE_EVERY_S = 5.0
+"""How often progress is told where there is no terminal to draw a bar on."""
+
+
+@click.group()
+def data() -> None:
+    """Data sets on storage."""
+
+
+@data.command(epilog=f"Layouts: {', '.join(sorted(LAYOUTS))}.")
+@click.argument("layout", metavar="LAYOUT")
+@click.option("--source", type=click.Path(path_type=Path), help="The data set's folder, for layouts that are read.")
+@click.option("--dest", required=True, metavar="URI", help="Where to: s3://bucket/prefix or a path.")
+@click.option("--force", is_flag=True, help="Replace another data set that is there.")
+@click.option("--train-samples", type=int, help="Pictures to generate for training, for layouts that are generated.")
+@click.option("--val-samples", type=int, help="Pictures to generate for validation.")
+@click.option("--seed", type=int, help="Of the generator.")
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
+def prepare(
+    layout: str,
+    source: Path | None,
+    dest: str,
+    force: bool,
+    train_samples: int | None,
+    val_samples: int | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Write the data set in LAYOUT as WebDataset shards with an index.
+
+    Asked for again, it finds the work done; another data set at --dest is left alone unless --force is given.
+    """
+    request = Request(source=source, train_samples=train_samples, val_samples=val_samples, seed=seed)
+    store = open_store(dest)
+    info, is_new = prepare_dataset(find_layout(layout), request, store, force=force, console=Console(stderr=True))
+    if as_json:
+        click.echo(json.dumps(describe(info, store, is_new)))
+    else:
+        show(info, store, is_new, Console())
+
+
+def prepare_dataset(
+    layout: Layout, request: Request, store: Store, *, force: bool = False, console: Console | None = None
+) -> tuple[DatasetInfo, bool]:
+    """Write what `request` stands for to `store`, unless it is there; returns it, and whether it was written now.
+
+    Progress goes to `console`. InputError when the source is not as the layout wants it, a sample can't be used, or
+    another data set is there and `force` is not set.
+    """
+    source = layout.open(request)
+    arguments = {"layout": layout.name, "version": layout.version, **source.arguments}
+    there = None if force else _find_dataset(store)
+    if there is not None:
+        if there.source == arguments:
+            return there, False
+        raise InputError(
+            f"{store.uri()}: holds another data set, {there.name!r} prepared with {dict(there.source)}: "
+            "give another --dest, or --force to replace it"
+        )
+    with _Reporter(console or Console(stderr=True), source) as reporter:
+        splits = {name: reporter.follow(name, split.samples) for name, split in source.splits.items()}
+        info = write_dataset(
+            store,
+            splits,
+            name=layout.name,
+            version=layout.version,
+            classes=layout.classes,
+            palette=layout.palette,
+            source=arguments,
+        )
+    return info, True
+
+
+def _find_dataset(store: Store) -> DatasetInfo | None:
+    store.ensure_bucket()
+    return read_dataset(store) if store.exists(DATASET_KEY) else None
+
+
+class _Reporter:
+    """A bar per split on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, source: Source) -> None:
+        self._console = console
+        self._counts = {name: split.count for name, split in source.splits.items()}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> _Reporter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def follow(self, split: str, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """The same samples, told of as they pass."""
+        task = self._progress.add_task(split, total=self._counts[split])
+        for done, sample in enumerate(samples, start=1):
+            yield sample
+            self._progress.advance(task)
+            if not self._console.is_terminal and time.monotonic() - self._last_line >= LINE_EVERY_S:
+                self._last_line = time.monotonic()
+                self._console.print(f"{split}: {done} of {self._counts[split]} samples written")
+
+
+def describe(info: DatasetInfo, store: Store, is_new: bool) -> dict[str, object]:
+    """What a script reads."""
+    splits = {
+        name: {"samples": split.samples, "shards": split.shards, "bytes": split.bytes, "digest": split.digest}
+        for name, split in info.splits.items()
+    }
+    return {
+        "name": info.name,
+        "uri": store.uri(),
+        "prepared": is_new,
+        "classes": len(info.classes),
+        "digest": info.digest,
+        "splits": splits,
+    }
+
+
+def show(info: DatasetInfo, store: Store, is_new: bool, console: Console) -> None:
+    """What a person reads."""
+    title = f"{info.name}: {'written to' if is_new else 'already prepared at'} {store.uri()}"
+    table = Table("split", "samples", "shards", "bytes", "digest", title=title, title_justify="left")
+    for name, split in info.splits.items():
+        table.add_row(name, f"{split.samples:,}", str(split.shards), f"{split.bytes:,}", split.digest[:12])
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(data())
