@@ -1,0 +1,1 @@
+"""The local stack: object store, MLflow and Ray on this machine."""
