@@ -38,6 +38,9 @@ class ModelConfig:
     output_stride: OutputStride = 8
     """Input size over the size of the last feature map: 8 is the most accurate, 32 the fastest."""
 
+    input_scale: float = 1.0
+    """The network sees images resized by this; its logits come back at the images' own size. Below 1 it is cheaper."""
+
     head_channels: int = 512
     """Width of the head and of the context module."""
 
@@ -75,6 +78,8 @@ class ModelConfig:
         for name in ("num_classes", "head_channels", "num_codes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is too small: give at least 1")
+        if not 0 < self.input_scale <= 4:
+            raise ValueError(f"input_scale: {self.input_scale} is out of range: give a number above 0, at most 4")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout} is not a probability below 1: give 0 <= dropout < 1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -106,7 +107,8 @@ def _slide(model: nn.Module, images: Tensor, crop: tuple[int, int] | None, step:
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """Softmax of the model's logits; images below the model's least size are padded with 0, the mean colour."""
     height, width = images.shape[-2:]
-    padding = (0, max(0, MIN_SIZE - width), 0, max(0, MIN_SIZE - height))
+    least = math.ceil(MIN_SIZE / getattr(getattr(model, "config", None), "input_scale", 1.0))
+    padding = (0, max(0, least - width), 0, max(0, least - height))
     images = F.pad(images, padding) if any(padding) else images
     logits = model(images).logits[..., :height, :width]  # (B, num_classes, height, width)
     return torch.softmax(logits.float(), dim=1)

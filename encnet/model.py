@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -96,15 +97,15 @@ class SegmentationNet(nn.Module):
         """Segment normalised images.
 
         Args:
-            images: (B, 3, H, W) floating point, ImageNet-normalised, H and W at least 32.
+            images: (B, 3, H, W) floating point, ImageNet-normalised, H and W at least 32 / input_scale.
             upsample: bring the logits bilinearly to H x W; if false they stay at the heads' resolution.
             auxiliary: run the auxiliary head; None means only in training.
 
         Raises:
             ValueError: images of another shape or dtype.
         """
-        _check_images(images)
-        features: Features = self.backbone(images)
+        _check_images(images, self.config.input_scale)
+        features: Features = self.backbone(self._rescale(images))
         laterals = (features.c3, features.c4) if self.config.lateral else ()
         logits, se_logits = self.head(features.c5, laterals)
         size = images.shape[-2:] if upsample else None
@@ -115,6 +116,12 @@ class SegmentationNet(nn.Module):
             if se_logits is not None and aux_se_logits is not None:
                 se_logits = torch.stack([se_logits, aux_se_logits], dim=1)  # (B, 2, num_classes)
         return SegmentationOutput(self._resize(logits, size), aux_logits, se_logits)
+
+    def _rescale(self, images: Tensor) -> Tensor:
+        if self.config.input_scale == 1:
+            return images
+        size = [round(side * self.config.input_scale) for side in images.shape[-2:]]
+        return F.interpolate(images, size=size, mode="bilinear")
 
     def _resize(self, logits: Tensor, size: torch.Size | None) -> Tensor:
         # Before the interpolation, so that neighbouring pixels don't round to the same half precision value.
@@ -134,13 +141,14 @@ def _context(channels: int, config: ModelConfig) -> ContextEncoding:
     return ContextEncoding(channels, config.num_codes, se_classes, config.cem_residual, config.cem_reduction)
 
 
-def _check_images(images: Tensor) -> None:
+def _check_images(images: Tensor, input_scale: float) -> None:
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(
             f"images: shape {tuple(images.shape)} is not (B, 3, H, W): use encnet.normalize on (B, H, W, 3)"
         )
     if not images.is_floating_point():
         raise ValueError(f"images: dtype {images.dtype} is not floating point: use encnet.normalize on uint8 images")
-    if min(images.shape[2:]) < MIN_SIZE:
-        height, width = images.shape[2:]
-        raise ValueError(f"images: {height}x{width} is too small: pad or resize to at least {MIN_SIZE}x{MIN_SIZE}")
+    height, width = images.shape[2:]
+    if round(min(height, width) * input_scale) < MIN_SIZE:
+        least = math.ceil(MIN_SIZE / input_scale)
+        raise ValueError(f"images: {height}x{width} is too small: pad or resize to at least {least}x{least}")

@@ -77,18 +77,6 @@ def grey_slab(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     return _tint((92, 92, 98), 1 + 0.10 * noise(shape, 0.7, rng) - 0.3 * joints.astype(np.float32), rng)
 
 
-def white_speckle(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Snow or linen: bright, with specks."""
-    specks = (noise(shape, 0.7, rng) > 2).astype(np.float32)
-    return _tint((224, 226, 230), 1 + 0.03 * noise(shape, 4, rng) - 0.25 * specks, rng)
-
-
-def pale_frost(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Ice, or water under haze."""
-    veins = np.exp(-((3 * noise(shape, 6, rng)) ** 2))
-    return _tint((160, 196, 214), 0.95 + 0.15 * veins + 0.04 * noise(shape, 0.7, rng), rng)
-
-
 def haze(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     """The backdrop of every scene."""
     return _tint((186, 160, 156), 1 + 0.06 * noise(shape, 25, rng) + 0.02 * noise(shape, 0.7, rng), rng)
@@ -104,8 +92,6 @@ SURFACES: dict[str, Callable[[tuple[int, int], np.random.Generator], Floats]] = 
     "blue ripples": blue_ripples,
     "green mottle": green_mottle,
     "grey slab": grey_slab,
-    "white speckle": white_speckle,
-    "pale frost": pale_frost,
 }
 
 
