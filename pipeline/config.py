@@ -1,0 +1,238 @@
+"""The configuration of a training run: frozen dataclasses, checked when built.
+
+A recipe is a function that returns a whole `RunConfig`; the command line overrides its fields by dotted names
+(`--optim.lr 0.02`). The resolved configuration is what is logged, checkpointed and registered; `RunConfig.from_dict`
+loads it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from encnet import ModelConfig
+from pipeline.errors import InputError, did_you_mean
+from pipeline.transforms import TransformConfig
+
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DataConfig:
+    """Where the samples come from and how they are read."""
+
+    uri: str = ""
+    """The data set: s3://bucket/prefix or a folder, as `encnet data prepare` writes it."""
+    train_split: str = "train"
+    """The split to train on."""
+    val_split: str = "val"
+    """The split to validate on."""
+    block_bytes: int = 1 << 20
+    """Neighbouring samples read in one ranged request, in bytes: larger reads less often, shuffles less finely."""
+    window: int = 64
+    """Samples shuffled together inside a lane."""
+    threads: int = 2
+    """Threads a worker that read, decode and augment."""
+
+    def __post_init__(self) -> None:
+        _positive(block_bytes=self.block_bytes, window=self.window, threads=self.threads)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LossConfig:
+    """The weights of the parts of the loss, and of the classes."""
+
+    aux_weight: float = 0.2
+    """Weight of the auxiliary FCN head's cross-entropy."""
+    se_weight: float = 0.2
+    """Weight of the semantic encoding loss (which classes are in the picture)."""
+    class_weighting: Literal["none", "enet"] = "none"
+    """enet: weigh class c by 1 / ln(1.02 + share of c among the train pixels), which lifts rare classes."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class OptimConfig:
+    """SGD with momentum and the poly schedule; the batch is the global one, whatever the number of workers."""
+
+    lr: float = 0.01
+    """Base learning rate (of the backbone), at the start of the schedule."""
+    head_lr_factor: float = 10.0
+    """The learning rate of everything but the backbone, as a multiple of lr."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay; none on biases, normalisation and codewords."""
+    power: float = 0.9
+    """Power of the poly schedule: lr * (1 - step / steps) ** power."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly to its base."""
+    epochs: float = 30.0
+    """Passes over the train split."""
+    max_steps: int = 0
+    """Stop the schedule after this many steps instead of `epochs`; 0 leaves it to `epochs`."""
+    batch_size: int = 16
+    """Images a step, over all workers together."""
+    micro_batch: int = 0
+    """Images a micro-step, over all workers; gradients add up over batch_size / micro_batch of them. 0: batch_size."""
+    grad_clip: float = 0.0
+    """Clip the gradient's global norm to this; 0: no clipping."""
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr, batch_size=self.batch_size, epochs=self.epochs)
+        if self.micro_batch < 0 or (self.micro_batch and self.batch_size % self.micro_batch):
+            raise ValueError(f"micro_batch: {self.micro_batch} does not divide batch_size {self.batch_size}")
+        for name in ("max_steps", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more")
+
+    @property
+    def group_size(self) -> int:
+        """Images a micro-step: the group that BatchNorm and the losses see."""
+        return self.micro_batch or self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class WorkersConfig:
+    """The Ray Train workers. The result does not depend on them, only the speed."""
+
+    num: int = 2
+    """Number of workers, each with one GPU where the cluster has any, else with CPUs."""
+    cpus: int = 1
+    """CPU cores a worker."""
+    gpu: Literal["auto", "yes", "no"] = "auto"
+    """auto: GPUs when the cluster has enough of them."""
+    max_failures: int = 3
+    """How many worker failures to recover from, each from the latest checkpoint."""
+
+    def __post_init__(self) -> None:
+        _positive(num=self.num, cpus=self.cpus)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ValidationConfig:
+    """How often to validate and checkpoint, and what to show."""
+
+    every_epochs: int = 1
+    """Validate, checkpoint and log after every so many epochs, and at the end."""
+    batch_size: int = 8
+    """Images of one size evaluated together on a worker."""
+    pictures: int = 4
+    """The first so many validation samples are logged as pictures each time."""
+    keep_checkpoints: int = 1
+    """Checkpoints kept on storage besides the latest: the best by mIoU."""
+
+    def __post_init__(self) -> None:
+        _positive(every_epochs=self.every_epochs, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RunConfig:
+    """One training run, whole."""
+
+    recipe: str = "custom"
+    """The recipe this configuration started from."""
+    name: str = ""
+    """The run's name on storage and in MLflow; empty: recipe and time of day."""
+    seed: int = 0
+    """Seeds the order of samples, augmentation, initial weights and dropout."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Arithmetic of the forward pass (autocast); weights stay float32."""
+    storage: str = ""
+    """Where checkpoints go: s3://bucket/prefix or a folder; empty: $ENCNET_STORAGE."""
+    experiment: str = "encnet"
+    """The MLflow experiment."""
+    registered_model: str = ""
+    """The registered model that the best weights become a version of; empty: encnet-DATASET."""
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: TransformConfig = field(default_factory=TransformConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain, JSON-ready values."""
+        plain: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Build from plain values. Raises InputError naming every field at fault, its value and the remedy."""
+        try:
+            return _ADAPTER.validate_python(values)
+        except ValidationError as error:
+            raise InputError("; ".join(_explain(fault) for fault in error.errors())) from None
+
+    def override(self, changes: Mapping[str, Any]) -> RunConfig:
+        """A copy with fields replaced by dotted name, e.g. {"optim.max_steps": "30"}. Raises InputError."""
+        values = self.to_dict()
+        for path, value in changes.items():
+            *parents, leaf = path.split(".")
+            place: Any = values
+            for parent in parents:
+                place = place.get(parent) if isinstance(place, dict) else None
+            if not isinstance(place, dict) or leaf not in place or isinstance(place[leaf], dict):
+                raise InputError(f"{path}: no such field: {did_you_mean(path, leaves(self.to_dict()))}")
+            place[leaf] = _parse(value, like=place[leaf]) if isinstance(value, str) else value
+        return RunConfig.from_dict(values)
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all leaf fields of nested plain values."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def field_help() -> dict[str, str]:
+    """Dotted name -> what the field means, from the docstrings under the fields."""
+    schema = _ADAPTER.json_schema()
+    return dict(_describe(schema, schema.get("$defs", {}), ""))
+
+
+def _describe(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, entry in schema["properties"].items():
+        reference = entry.get("$ref") or next((part["$ref"] for part in entry.get("allOf", []) if "$ref" in part), None)
+        if reference:
+            yield from _describe(definitions[reference.rsplit("/", 1)[1]], definitions, f"{prefix}{name}.")
+        else:
+            choices = " | ".join(map(str, entry.get("enum", [])))
+            yield prefix + name, (f"[{choices}] " if choices else "") + entry.get("description", "").replace("\n", " ")
+
+
+def _explain(fault: Any) -> str:
+    """One pydantic error as 'field: value: remedy'."""
+    path = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "unexpected_keyword_argument":
+        return f"{path}: no such field: {did_you_mean(path, field_help())}"
+    if fault["type"] == "missing":
+        return f"{path}: missing: give a value"
+    if fault["type"] == "value_error":  # of a whole section: its message begins with the field
+        return f"{path}.{message}" if path else message
+    return f"{path}: {fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _parse(text: str, *, like: Any) -> Any:
+    """What a text from the command line stands for in a field that holds `like`; the rest is pydantic's to convert."""
+    if isinstance(like, list):
+        return text.split(",")
+    # pydantic takes no text for a choice of numbers, Literal[8, 16, 32].
+    is_number = type(like) is int and text.removeprefix("-").isdecimal()
+    return int(text) if is_number else text
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name}: {value} must be greater than 0")

@@ -1,0 +1,22 @@
+"""CamVid: 11 classes of street scenes, 367 train and 101 val frames at 480x360."""
+
+from __future__ import annotations
+
+from encnet import ModelConfig
+from pipeline.config import LossConfig, OptimConfig, RunConfig, ValidationConfig
+from pipeline.transforms import TransformConfig
+
+
+def camvid_r18() -> RunConfig:
+    """EncNet on a dilated ResNet-18 from scratch, on two CPU cores.
+
+    encnet train camvid_r18 --data s3://encnet/data/camvid
+    """
+    return RunConfig(
+        recipe="camvid_r18",
+        model=ModelConfig(num_classes=11, backbone="resnet18", output_stride=16, head_channels=128, input_scale=0.5),
+        augment=TransformConfig(crop_size=(288, 384), scale_min=0.75, scale_max=1.5),
+        loss=LossConfig(class_weighting="enet"),
+        optim=OptimConfig(lr=0.05, head_lr_factor=1.0, epochs=26, batch_size=8, weight_decay=5e-4, warmup_steps=50),
+        validation=ValidationConfig(every_epochs=2),
+    )

@@ -1,0 +1,124 @@
+"""`encnet submit -- VERB ...`: any verb as a Ray job, its log followed, its exit code handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from infra.local import settings
+from pipeline.errors import InputError, PipelineError
+
+_PACKAGES = ("encnet", "pipeline", "workflows", "infra")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("verb", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.option("--address", metavar="URL", help="The cluster's dashboard; default: $RAY_API_SERVER_ADDRESS.")
+@click.option("--no-follow", is_flag=True, help="Submit, print the job's id and return.")
+def submit(verb: tuple[str, ...], address: str | None, no_follow: bool) -> None:
+    """Run any verb as a Ray job and follow its log.
+
+    \b
+    encnet submit -- train camvid_r18 --data s3://encnet/data/camvid
+    encnet submit --address https://cluster:8265 -- evaluate models:/encnet-camvid@candidate --data ...
+
+    The job runs this installation's code with the credentials of the cluster's own environment: none travel with it.
+    Its exit code is this command's. Ctrl-C stops the job.
+    """
+    client = connect(address)
+    job_id = submit_job(client, verb)
+    click.echo(f"job {job_id} submitted", err=True)
+    if no_follow:
+        click.echo(job_id)
+    else:
+        sys.exit(follow_job(client, job_id, click.echo))
+
+
+def connect(address: str | None = None) -> Any:
+    """A client of the Jobs API. Raises InputError where no cluster is named or it does not answer."""
+    url = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if not url:
+        settings.require({"ray"})
+        raise InputError("address: give --address http://HOST:8265, or set RAY_API_SERVER_ADDRESS to it")
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"address: {url!r}: write the dashboard's address as http://HOST:8265")
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(url)
+    except (ConnectionError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"address: {url!r} does not answer: run 'encnet stack up', or check the address and the token ({reason})"
+        ) from None
+
+
+def submit_job(client: Any, verb: Sequence[str]) -> str:
+    """Submit `encnet VERB ...` and return the job's id."""
+    from pipeline.tracking import git_commit
+
+    with tempfile.TemporaryDirectory(prefix="encnet-job-") as folder:
+        stage(Path(folder))
+        return str(
+            client.submit_job(
+                entrypoint=shlex.join(["python", "-m", "workflows.cli", *verb]),
+                runtime_env={
+                    "working_dir": folder,
+                    "env_vars": {"ENCNET_GIT_COMMIT": git_commit(), "PYTHONUNBUFFERED": "1"},
+                },
+                metadata={"verb": " ".join(verb[:2])},
+            )
+        )
+
+
+def stage(folder: Path) -> None:
+    """Copy what a job needs into `folder`: the packages, nothing else."""
+    for package in _PACKAGES:
+        shutil.copytree(_ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def follow_job(client: Any, job_id: str, show: Callable[[str], object]) -> int:
+    """Show each line of the job's log as it comes; return the job's exit code. An interrupt stops the job."""
+    try:
+        asyncio.run(_follow(client, job_id, show))
+    except KeyboardInterrupt:
+        client.stop_job(job_id)
+        click.echo(f"job {job_id} stopped", err=True)
+        raise
+    return _exit_code(client, job_id)
+
+
+async def _follow(client: Any, job_id: str, show: Callable[[str], object]) -> None:
+    rest = ""
+    async for text in client.tail_job_logs(job_id):
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            show(line)
+    if rest:
+        show(rest)
+
+
+def _exit_code(client: Any, job_id: str) -> int:
+    """The job's own exit code. Raises PipelineError for a job that never got as far as having one."""
+    info = client.get_job_info(job_id)
+    for _ in range(50):  # the log ends a moment before the job is marked ended
+        if info.status.is_terminal():
+            break
+        time.sleep(0.2)
+        info = client.get_job_info(job_id)
+    if info.status.value == "SUCCEEDED":
+        return 0
+    if info.driver_exit_code is None:
+        raise PipelineError(f"job {job_id} {info.status.lower()}: {' '.join((info.message or '').split())[-300:]}")
+    return int(info.driver_exit_code)
