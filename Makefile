@@ -34,7 +34,7 @@ drills: install ## break things on purpose
 	$(BIN)/python -m pytest tests/drills
 
 bench: install ## measure
-	$(BIN)/python -m pytest tests/benchmarks
+	$(BIN)/python -m tests.benchmarks.encoding
 
 clean: ## remove what was built here (not the stack's data)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -56,14 +56,16 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class OptimConfig:
-    """SGD with momentum and the poly schedule; the batch is the global one, whatever the number of workers."""
+    """The optimizer and its poly schedule; the batch is the global one, whatever the number of workers."""
 
+    kind: Literal["sgd", "adamw"] = "sgd"
+    """sgd is the paper's; adamw learns faster in a short run from scratch."""
     lr: float = 0.01
     """Base learning rate (of the backbone), at the start of the schedule."""
     head_lr_factor: float = 10.0
     """The learning rate of everything but the backbone, as a multiple of lr."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of sgd; adamw's first beta."""
     weight_decay: float = 1e-4
     """Weight decay; none on biases, normalisation and codewords."""
     power: float = 0.9

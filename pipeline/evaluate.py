@@ -61,9 +61,9 @@ def evaluate(model: str, protocol: Protocol, experiment: str = "encnet") -> Eval
     store = open_store(protocol.data)
     dataset, num_images = read_dataset(store), len(read_index(store, protocol.split))
     tracking.connect()
-    connect_ray()
     with resolve_model(model) as resolved:
         _check_classes(resolved, dataset)
+        connect_ray()
         matrix = _count(resolved, protocol, dataset, num_images)
         run_url = _log(resolved, protocol, dataset, matrix, experiment)
     return Evaluation(
@@ -164,7 +164,7 @@ def _log(
         tracker.log_config({"model": resolved.uri, **vars(protocol), "scales": list(protocol.scales)}, {})
         if resolved.name:
             tracking.score_version(client, run_id, resolved.name, resolved.version, resolved.model_id, scores,
-                                   dataset.name, dataset.digest)  # fmt: skip
+                                   dataset.name, dataset.digest, {"evaluation run": run_id})  # fmt: skip
     except BaseException:
         tracker.finish("FAILED")
         raise

@@ -217,11 +217,11 @@ def _register(
             dataset,
             run_id=tracker.run_id,
             example=_example(config),
-            metrics={"val/miou": state.miou},
+            metrics={"val/best_miou": state.miou},
+            step=state.step,
             tags={"recipe": config.recipe, "run": config.name, "git commit": tracking.git_commit()},
             alias=CANDIDATE,
         )
-    tracker.log_metrics({state.step: {"best/miou": state.miou}})
     return TrainResult(
         name=config.name,
         run_id=tracker.run_id,

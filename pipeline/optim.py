@@ -26,8 +26,8 @@ def learning_rate_factor(step: int, steps: int, *, power: float, warmup_steps: i
     return poly * min(1.0, (step + 1) / warmup_steps) if warmup_steps else poly
 
 
-def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.SGD:
-    """SGD over four groups: backbone or head (its learning rate a multiple), decayed or not.
+def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over four groups: backbone or head (its learning rate a multiple), decayed or not.
 
     Biases, normalisation parameters, codewords and smoothing factors are not decayed.
     """
@@ -35,18 +35,17 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.SGD:
     for name, parameter in model.named_parameters():
         decayed = parameter.ndim > 1 and not name.endswith("codewords")
         groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
-    return torch.optim.SGD(
-        [
-            {
-                "params": parameters,
-                "lr_factor": 1.0 if in_backbone else optim.head_lr_factor,
-                "weight_decay": optim.weight_decay if decayed else 0.0,
-            }
-            for (in_backbone, decayed), parameters in groups.items()
-        ],
-        lr=optim.lr,
-        momentum=optim.momentum,
-    )
+    options = [
+        {
+            "params": parameters,
+            "lr_factor": 1.0 if in_backbone else optim.head_lr_factor,
+            "weight_decay": optim.weight_decay if decayed else 0.0,
+        }
+        for (in_backbone, decayed), parameters in groups.items()
+    ]
+    if optim.kind == "adamw":
+        return torch.optim.AdamW(options, lr=optim.lr, betas=(optim.momentum, 0.999))
+    return torch.optim.SGD(options, lr=optim.lr, momentum=optim.momentum)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -52,11 +52,13 @@ def register_model(
     run_id: str,
     example: np.ndarray,
     metrics: Mapping[str, float],
+    step: int,
     tags: Mapping[str, str],
     alias: str,
 ) -> str:
     """Store `weights` as a new version of registered model `name`, point `alias` at it, and return the version.
 
+    `metrics`: shares in 0..1 that the weights reached at `step`.
     `example`: a small uint8 image (H, W, 3). `weights` must be named weights.safetensors.
     """
     client = tracking.connect()
@@ -74,11 +76,12 @@ def register_model(
                 registered_model_name=name,
             )
         registered = str(info.registered_model_version)
-        tracking.score_version(client, run_id, name, registered, info.model_id, metrics, dataset.name, dataset.digest)
+        every_tag = {**tags, "data set digest": dataset.digest, "model_id": info.model_id}
+        tracking.score_version(
+            client, run_id, name, registered, info.model_id, metrics, dataset.name, dataset.digest, every_tag, step
+        )
         scores = ", ".join(f"{key} {100 * value:.2f} %" for key, value in metrics.items())
         client.update_model_version(name, registered, f"{scores} on {dataset.name}, from run {run_id}.")
-        for key, value in {**tags, "data set digest": dataset.digest, "model_id": info.model_id}.items():
-            client.set_model_version_tag(name, registered, key, value)
         client.set_registered_model_alias(name, alias, registered)
         return registered
     except MlflowException as error:

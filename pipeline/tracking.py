@@ -27,6 +27,8 @@ from pipeline.errors import InputError, TrackingError
 
 RUN_TAG = "encnet.run"
 _MAX_BATCH = 500
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes the UI show the experiment as training runs, not as prompts and traces."""
 _FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
@@ -78,7 +80,7 @@ def new_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mappi
     """The id of a new MLflow run."""
     try:
         found = client.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment, tags=_TRAINING)
         return str(client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id)
     except MlflowException as error:
         raise TrackingError(f"MLflow: the run {name!r} could not be opened: {_first_line(error)}") from error
@@ -93,16 +95,26 @@ def score_version(
     scores: Mapping[str, float],
     dataset: str,
     digest: str,
+    tags: Mapping[str, str],
+    step: int = 0,
 ) -> None:
-    """Link an evaluation's scores to a registered model version: as metrics of its logged model and as tags."""
+    """Link an evaluation's scores to a registered model version: as metrics of its logged model and as tags,
+    beside `tags`."""
     try:
         for key, value in scores.items():
             if model_id:
                 client.log_metric(
-                    run_id, key, value, model_id=model_id, dataset_name=dataset, dataset_digest=short_digest(digest)
+                    run_id,
+                    key,
+                    value,
+                    step=step,
+                    model_id=model_id,
+                    dataset_name=dataset,
+                    dataset_digest=short_digest(digest),
                 )
             client.set_model_version_tag(name, version, key, f"{value:.6f}")
-        client.set_model_version_tag(name, version, "evaluation run", run_id)
+        for key, text in tags.items():
+            client.set_model_version_tag(name, version, key, text)
     except MlflowException as error:
         raise TrackingError(f"MLflow: {name} version {version} could not be scored: {_first_line(error)}") from error
 
@@ -173,9 +185,12 @@ class Tracker(AbstractContextManager["Tracker"]):
         entry = DatasetInput(data_set._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
         self._call("log_inputs", self.run_id, datasets=[entry])
 
-    def log_picture(self, picture: np.ndarray, key: str, step: int) -> None:
-        """Log an (H, W, 3) uint8 picture that the UI shows by step."""
-        self._call("log_image", self.run_id, picture, key=key, step=step, synchronous=True)
+    def log_picture(self, picture: np.ndarray, name: str, step: int) -> None:
+        """Log an (H, W, 3) uint8 picture as artifact images/step_0000120/NAME.png.
+
+        Not by key and step: the UI then buries it in a chart under the run's parameters.
+        """
+        self._call("log_image", self.run_id, picture, artifact_file=f"images/step_{step:07d}/{name}.png")
 
     def log_text(self, text: str, path: str) -> None:
         """Log a text file as artifact `path`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,7 +19,6 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,6 +27,7 @@ from pipeline.checkpoint import RunState, load_checkpoint, save_checkpoint
 from pipeline.config import RunConfig
 from pipeline.eval_loader import EvalLoader
 from pipeline.loader import Batch, TrainLoader
+from pipeline.meter import Meter
 from pipeline.optim import build_optimizer, epoch_end, learning_rate_factor, num_steps, set_learning_rate
 from pipeline.order import Order, plan_blocks
 from pipeline.report import sample_picture
@@ -164,19 +163,19 @@ def fit(worker: Worker) -> None:
     config, samples = worker.config, len(worker.train_index)
     batch_size = config.optim.batch_size
     steps = num_steps(samples, config.optim)
-    meter = Meter(worker, steps)
+    meter = Meter(steps, batch_size, samples, worker.state.losses, worker.post)
     with open_loader(worker) as loader:
         for step in range(worker.state.step, steps):
             micro_batches = [next(loader) for _ in range(batch_size // loader.micro_batch)]
-            meter.add(step, train_step(worker, step, steps, micro_batches))
+            meter.add(train_step(worker, step, steps, micro_batches))
             epoch = step * batch_size // samples
             at_end = step + 1 == steps
             if at_end or step + 1 == epoch_end(epoch, samples, batch_size):
-                meter.flush(step + 1, epoch, loader.metrics.wait_s)
+                meter.flush(step + 1, base_lr(worker, step, steps), loader.metrics.wait_s)
                 if at_end or (epoch + 1) % config.validation.every_epochs == 0:
                     finish_epoch(worker, meter, step + 1)
             elif (step + 1) % LOG_EVERY_STEPS == 0:
-                meter.flush(step + 1, epoch, loader.metrics.wait_s)
+                meter.flush(step + 1, base_lr(worker, step, steps), loader.metrics.wait_s)
 
 
 def open_loader(worker: Worker) -> TrainLoader:
@@ -197,11 +196,16 @@ def open_loader(worker: Worker) -> TrainLoader:
     )
 
 
+def base_lr(worker: Worker, step: int, steps: int) -> float:
+    """The base learning rate at a step."""
+    optim = worker.config.optim
+    return optim.lr * learning_rate_factor(step, steps, power=optim.power, warmup_steps=optim.warmup_steps)
+
+
 def train_step(worker: Worker, step: int, steps: int, micro_batches: list[Batch]) -> Tensor:
     """One optimizer step over the global batch; returns this rank's share (4,) of total, pixel, aux and SE loss."""
     optim = worker.config.optim
-    factor = learning_rate_factor(step, steps, power=optim.power, warmup_steps=optim.warmup_steps)
-    set_learning_rate(worker.optimizer, optim.lr * factor)
+    set_learning_rate(worker.optimizer, base_lr(worker, step, steps))
     worker.optimizer.zero_grad(set_to_none=True)
     sizes = [len(batch.labels) for batch in micro_batches]
     parts = torch.zeros(4, device=worker.device)
@@ -226,58 +230,6 @@ def train_step(worker: Worker, step: int, steps: int, micro_batches: list[Batch]
     worker.scaler.step(worker.optimizer)
     worker.scaler.update()
     return parts
-
-
-class Meter:
-    """Gathers losses of the global batch and speeds; reduces over ranks every few steps, not every step."""
-
-    def __init__(self, worker: Worker, steps: int) -> None:
-        self.worker, self.steps = worker, steps
-        self.losses = list(worker.state.losses)
-        self.points: dict[int, dict[str, float]] = {}
-        self._pending: list[Tensor] = []
-        self._since, self._wait_s = time.monotonic(), 0.0
-
-    def add(self, step: int, parts: Tensor) -> None:
-        """Take the local loss parts (4,) of a step."""
-        if not self._pending:
-            self._first = step
-        self._pending.append(parts)
-
-    def flush(self, step: int, epoch: int, wait_s: float) -> None:
-        """Reduce what is pending, keep it as points to log and show the progress."""
-        if not self._pending:
-            return
-        table = torch.stack(self._pending).float()  # (steps, 4)
-        if self.worker.world.size > 1:
-            dist.all_reduce(table)
-        rows = table.cpu().numpy().astype(np.float64)
-        if not np.isfinite(rows).all():
-            bad = self._first + int(np.argmin(np.isfinite(rows).all(1)))
-            raise FloatingPointError(f"the loss is not finite at step {bad}: {rows[bad - self._first].tolist()}")
-        elapsed = time.monotonic() - self._since
-        optim = self.worker.config.optim
-        rate = len(rows) * optim.batch_size / elapsed
-        total, pixel, aux, se = rows.mean(0)
-        self.points[step] = {
-            "train/loss": total,
-            "train/loss_pixel": pixel,
-            "train/loss_aux": aux,
-            "train/loss_se": se,
-            "train/lr": self.worker.optimizer.param_groups[0]["lr"]
-            / self.worker.optimizer.param_groups[0]["lr_factor"],
-            "train/images_per_s": rate,
-            "train/data_wait_share": (wait_s - self._wait_s) / elapsed,
-            "train/epoch": step * optim.batch_size / len(self.worker.train_index),
-        }
-        self.losses += rows[:, 0].tolist()
-        self._pending.clear()
-        self._since, self._wait_s = time.monotonic(), wait_s
-        self.worker.post(step=step, steps=self.steps, epoch=epoch + 1, loss=float(total), images_per_s=float(rate))
-
-    def restart_clock(self) -> None:
-        """Leave validation and checkpointing out of the training speed."""
-        self._since = time.monotonic()
 
 
 def finish_epoch(worker: Worker, meter: Meter, step: int) -> None:
@@ -347,7 +299,7 @@ def log_epoch(worker: Worker, meter: Meter, matrix: encnet.ConfusionMatrix, step
     worker.tracker.log_metrics({**meter.points, step: {**meter.points.get(step, {}), **scores}})
     meter.points.clear()
     for number, picture in enumerate(val_pictures(worker)):
-        worker.tracker.log_picture(picture, f"val/sample {number}", step)
+        worker.tracker.log_picture(picture, f"{worker.config.data.val_split}_{number}", step)
 
 
 @torch.inference_mode()

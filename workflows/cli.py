@@ -6,7 +6,6 @@ Exit codes: 0 success, 1 a run failed, 2 what was asked for is wrong (one line o
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import NoReturn
 
@@ -54,9 +53,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    settings.load_environment()
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
     try:
+        settings.load_environment()
         code = cli.main(prog_name="encnet", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -70,7 +68,6 @@ def main() -> NoReturn:
     except Exception as error:
         # Which errors are the user's and which the run's is told by the classes that the packages define.
         from infra.local.errors import StackError, StackInputError
-
         from pipeline.errors import InputError, PipelineError
 
         if isinstance(error, (InputError, StackInputError)):

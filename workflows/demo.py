@@ -86,16 +86,18 @@ def _prepare() -> None:
 def _contend(title: str, options: list[str], name: str, steps: int) -> Contender:
     limit = ["--optim.max-steps", str(steps)] if steps else []
     trained = _job(["train", RECIPE, "--data", DATA, "--name", name, *options, *limit, "--json"])
-    scores = _job(["evaluate", trained["model_uri"], "--data", DATA, "--split", "val", "--json"])
+    click.echo(f"  encnet evaluate {trained['model_uri']} --data {DATA} --split val", err=True)
     from pipeline.datasets.context_scenes import AMBIGUOUS_CLASSES
+    from pipeline.evaluate import Protocol, evaluate
 
-    shared = [scores["iou"][name] for name in AMBIGUOUS_CLASSES if scores["iou"][name] is not None]
+    scores = evaluate(trained["model_uri"], Protocol(data=DATA, split="val"))
+    shared = [iou for name in AMBIGUOUS_CLASSES if not math.isnan(iou := scores.iou[name])]
     return Contender(
         title=title,
         run=name,
         model_uri=trained["model_uri"],
-        miou=scores["miou"],
-        pix_acc=scores["pix_acc"],
+        miou=scores.miou,
+        pix_acc=scores.pix_acc,
         ambiguous_miou=sum(shared) / len(shared) if shared else math.nan,
     )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from infra.local import settings
 from pipeline.errors import InputError, PipelineError
 
 _PACKAGES = ("encnet", "pipeline", "workflows", "infra")
+_ADDRESS = "RAY_API_SERVER_ADDRESS"
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -47,7 +50,7 @@ def submit(verb: tuple[str, ...], address: str | None, no_follow: bool) -> None:
 
 def connect(address: str | None = None) -> Any:
     """A client of the Jobs API. Raises InputError where no cluster is named or it does not answer."""
-    url = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    url = address or os.environ.get(_ADDRESS)
     if not url:
         settings.require({"ray"})
         raise InputError("address: give --address http://HOST:8265, or set RAY_API_SERVER_ADDRESS to it")
@@ -55,13 +58,29 @@ def connect(address: str | None = None) -> Any:
         raise InputError(f"address: {url!r}: write the dashboard's address as http://HOST:8265")
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
-        return JobSubmissionClient(url)
+        with _only_address(url):
+            return JobSubmissionClient(url)
     except (ConnectionError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"address: {url!r} does not answer: run 'encnet stack up', or check the address and the token ({reason})"
         ) from None
+
+
+@contextmanager
+def _only_address(url: str) -> Iterator[None]:
+    """Put `url` in the environment for a while: Ray prefers the address there to the one it is given."""
+    before = os.environ.get(_ADDRESS)
+    os.environ[_ADDRESS] = url
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ADDRESS]
+        else:
+            os.environ[_ADDRESS] = before
 
 
 def submit_job(client: Any, verb: Sequence[str]) -> str:
