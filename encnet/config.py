@@ -48,7 +48,7 @@ class ModelConfig:
     """Codewords of the Encoding layer. Of no effect in an fcn."""
 
     lateral: bool = False
-    """Fuse the features of layer2 and layer3 into the head."""
+    """Fuse the features of layer2 and layer3 into the head, at stride 8 whatever the output stride."""
 
     se_loss: bool = True
     """Predict which classes are present, for the SE-loss. Of no effect in an fcn."""

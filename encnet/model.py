@@ -66,10 +66,11 @@ class Head(nn.Module):
         """(B, in_channels, h, w) -> logits (B, num_classes, h, w), and SE logits (B, num_classes) or None."""
         x = self.bottleneck(features)  # (B, channels, h, w)
         if self.fusion is not None:
-            fused = [project(lateral) for project, lateral in zip(self.lateral, laterals, strict=True)]
-            # Lateral maps are larger than the head's where the output stride is above 8.
-            fused = [F.adaptive_avg_pool2d(m, x.shape[-2:]) if m.shape != x.shape else m for m in fused]
-            x = self.fusion(torch.cat([x, *fused], dim=1))
+            maps = [x, *(project(lateral) for project, lateral in zip(self.lateral, laterals, strict=True))]
+            # Where the output stride is above 8 the maps differ in size: the finest keeps its detail.
+            size = maps[1].shape[-2:]
+            maps = [F.interpolate(m, size=size, mode="bilinear") if m.shape[-2:] != size else m for m in maps]
+            x = self.fusion(torch.cat(maps, dim=1))
         se_logits = None
         if self.context is not None:
             x, se_logits = self.context(x)

@@ -117,7 +117,7 @@ def render(scene: Scene, look: str, rng: np.random.Generator) -> tuple[NDArray[n
 def _add_objects(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
     """Boxes and lumps, anywhere."""
     height, width = shape = canvas.label.shape
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(0, 3))):
         is_box, size = rng.random() < 0.5, float(rng.uniform(0.16, 0.28)) * min(shape)
         centre = (int(rng.integers(width)), int(rng.integers(height)))
         mask = (textures.box_mask if is_box else textures.blob_mask)(shape, centre, size, rng)
@@ -133,7 +133,7 @@ def _add_landmarks(canvas: Canvas, scene: Scene, far_side: NDArray[np.bool_], rn
     rows, columns = np.nonzero(far_side)
     for place in rng.integers(len(rows), size=int(rng.integers(2, 4))):
         height, width = canvas.label.shape
-        radius = round(float(rng.uniform(0.09, 0.14)) * min(height, width))
+        radius = round(float(rng.uniform(0.15, 0.21)) * min(height, width))
         centre = (
             int(np.clip(columns[place], radius, width - radius)),
             int(np.clip(rows[place], radius, height - radius)),

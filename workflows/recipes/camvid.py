@@ -15,11 +15,13 @@ def camvid_r18() -> RunConfig:
     return RunConfig(
         recipe="camvid_r18",
         # Half size: a quarter of the work. Labels, loss and scores stay at full size.
-        model=ModelConfig(num_classes=11, backbone="resnet18", output_stride=16, head_channels=128, input_scale=0.5),
+        model=ModelConfig(
+            num_classes=11, backbone="resnet18", output_stride=16, head_channels=128, lateral=True, input_scale=0.5
+        ),
         augment=TransformConfig(crop_size=(288, 384), scale_min=0.75, scale_max=1.5),
         loss=LossConfig(class_weighting="enet"),
         optim=OptimConfig(
-            kind="adamw", lr=0.001, head_lr_factor=1.0, weight_decay=0.01, warmup_steps=30, epochs=20, batch_size=8
+            kind="adamw", lr=0.001, head_lr_factor=1.0, weight_decay=0.01, warmup_steps=30, epochs=18, batch_size=8
         ),
-        validation=ValidationConfig(every_epochs=4),
+        validation=ValidationConfig(every_epochs=3),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from encnet import ModelConfig
-from pipeline.config import OptimConfig, RunConfig, ValidationConfig
+from pipeline.config import LossConfig, OptimConfig, RunConfig, ValidationConfig
 from pipeline.datasets.context_scenes import CLASSES
 from pipeline.transforms import TransformConfig
 
@@ -16,8 +16,14 @@ def context_scenes_r18() -> RunConfig:
     """
     return RunConfig(
         recipe="context_scenes_r18",
-        model=ModelConfig(num_classes=len(CLASSES), backbone="resnet18", output_stride=16, head_channels=128),
-        augment=TransformConfig(crop_size=(128, 128), scale_min=0.75, scale_max=1.25),
-        optim=OptimConfig(lr=0.05, head_lr_factor=1.0, epochs=10, batch_size=16),
-        validation=ValidationConfig(every_epochs=2),
+        model=ModelConfig(
+            num_classes=len(CLASSES), backbone="resnet18", output_stride=8, head_channels=128, input_scale=0.5
+        ),
+        # Crops that show nearly the whole picture: without its landmark, a surface could be either class.
+        augment=TransformConfig(crop_size=(96, 128), scale_min=0.75, scale_max=1.1),
+        loss=LossConfig(class_weighting="enet"),
+        optim=OptimConfig(
+            kind="adamw", lr=0.002, head_lr_factor=1.0, weight_decay=0.01, warmup_steps=10, epochs=3, batch_size=16
+        ),
+        validation=ValidationConfig(every_epochs=1),
     )

@@ -190,7 +190,7 @@ def test_scenes_that_share_a_look_differ_in_their_landmarks_alone(look: str, one
         shares.append(near.mean())
         surfaces = [context_scenes.CLASSES.index(context_scenes.SCENES[scene].surfaces[look]) for scene in (one, other)]
         assert np.array_equal((label == surfaces[0])[~near], (label_other == surfaces[1])[~near])
-    assert np.mean(shares) < 0.3
+    assert np.mean(shares) < 0.35
 
 
 def _patches(number: int, scene: str, look: str) -> NDArray[np.float64]:
@@ -226,8 +226,8 @@ def test_landmarks_lie_far_from_the_surface_they_explain() -> None:
         surface = np.isin(sample.label, range(2, 13))
         ys, xs = (axis[::50] for axis in np.nonzero(surface))
         apart = np.hypot(ys[:, None] - rows[None, ::5], xs[:, None] - columns[None, ::5]).min(axis=1)
-        distances.append(apart)
-    assert np.median(np.concatenate(distances)) > 60
+        distances.append(apart / min(sample.label.shape))
+    assert np.median(np.concatenate(distances)) > 0.5  # of the picture's shorter side
 
 
 def test_pictures_belong_to_seed_split_and_number() -> None:

@@ -1,0 +1,74 @@
+"""`encnet submit`: a verb as a real Ray job, its log followed, its exit code handed on."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.tracking import git_commit
+from tests.conftest import RunningStack
+from tests.integration.command import json_result, run_encnet
+from tests.integration.conftest import STEPS, TINY, Trained
+
+MORE_STEPS = STEPS + 2
+
+
+def test_a_job_resumes_a_run_on_more_workers(trained_alone: Trained, scenes: str, stack: RunningStack) -> None:
+    name = trained_alone.result["name"]
+    done = run_encnet(
+        "submit",
+        "--",
+        *TINY,
+        f"--data={scenes}",
+        f"--name={name}",
+        f"--registered-model=encnet-{name}",
+        f"--optim.max-steps={MORE_STEPS}",
+        "--num-workers=2",
+        "--resume",
+    )
+    result = json_result(done)
+    assert f"run {name} on {scenes}, 2 workers\n" in done.stdout
+    assert f"{name}  step {MORE_STEPS}/{MORE_STEPS}" in done.stdout
+    assert (result["steps"], result["run_id"]) == (MORE_STEPS, trained_alone.result["run_id"])
+    assert len(result["losses"]) == MORE_STEPS
+    assert result["losses"][:STEPS] == trained_alone.result["losses"]
+    assert result["model_uri"] == f"models:/encnet-{name}/2"
+    client = MlflowClient(stack.environment["MLFLOW_TRACKING_URI"])
+    run = client.get_run(result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.source.git.commit"] == git_commit()
+    steps = [point.step for point in client.get_metric_history(result["run_id"], "val/miou")]
+    assert sorted(steps) == [STEPS // 2, STEPS, MORE_STEPS]
+    assert client.get_model_version_by_alias(f"encnet-{name}", "candidate").version == "2"
+
+
+@pytest.fixture(scope="module")
+def failed(stack: RunningStack) -> tuple[int, str, str]:
+    """A job whose verb refuses its arguments: exit code, output, id."""
+    done = run_encnet("submit", "--", "train", "camvid_r81")
+    (job_id,) = (line.split()[1] for line in done.stderr.splitlines() if line.endswith(" submitted"))
+    return done.returncode, done.stdout, job_id
+
+
+def test_a_job_s_exit_code_and_message_are_handed_on(failed: tuple[int, str, str]) -> None:
+    code, output, _ = failed
+    assert code == 2
+    assert "encnet: RECIPE: 'camvid_r81': no such recipe: did you mean 'camvid_r18'?" in output.splitlines()
+
+
+def test_a_job_s_record_shows_no_secret(failed: tuple[int, str, str], stack: RunningStack) -> None:
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+    url = f"{stack.environment['RAY_API_SERVER_ADDRESS']}/api/jobs/{failed[2]}"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        record = response.read().decode()
+    info = json.loads(record)
+    assert info["entrypoint"] == "python -m workflows.cli train camvid_r81"
+    assert set(info["runtime_env"]["env_vars"]) == {"ENCNET_GIT_COMMIT", "PYTHONUNBUFFERED"}
+    assert not [secret for secret in (stack.environment["AWS_SECRET_ACCESS_KEY"], token) if secret in record]
+    assert info["runtime_env"]["working_dir"].startswith("gcs://")

@@ -1,0 +1,83 @@
+"""What is checked and filled in before anything starts, and how a worker's failure is told."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ray.exceptions import RayTaskError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from encnet import ModelConfig
+from pipeline import launch
+from pipeline.config import DataConfig, RunConfig
+from pipeline.errors import DataError, InputError, TrainingError
+from tests.unit.pipeline.made_up_data import write_made_up
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    write_made_up(tmp_path / "data", num_train=6, num_val=3)
+    return RunConfig(
+        recipe="made_up",
+        storage=str(tmp_path / "storage"),
+        data=DataConfig(uri=str(tmp_path / "data")),
+        model=ModelConfig(num_classes=4, backbone="resnet18"),
+    )
+
+
+def _refusal(config: RunConfig) -> str:
+    with pytest.raises(InputError) as caught:
+        launch.resolve(config)
+    return str(caught.value)
+
+
+def test_what_depends_on_the_surroundings_is_filled_in(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved, dataset = launch.resolve(config)
+    assert dataset.name == "made-up"
+    assert resolved.registered_model == "encnet-made-up"
+    assert resolved.name.startswith("made_up-")
+    assert resolved.storage == config.storage
+    monkeypatch.setenv("ENCNET_STORAGE", "s3://elsewhere")
+    assert launch.resolve(replace(config, storage=""))[0].storage == "s3://elsewhere"
+    named = replace(config, name="mine", registered_model="ours")
+    assert launch.resolve(named)[0] == named
+
+
+def test_what_can_not_be_trained_on_is_refused(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENCNET_STORAGE", raising=False)
+    uri = config.data.uri
+    assert _refusal(replace(config, data=DataConfig())).startswith("data.uri: empty: name the data set with --data")
+    assert f"{uri}/none: no dataset.json there" in _refusal(replace(config, data=DataConfig(uri=f"{uri}/none")))
+    assert _refusal(replace(config, data=DataConfig(uri=uri, val_split="vall"))).endswith(
+        "no split 'vall': did you mean 'val'?"
+    )
+    assert _refusal(replace(config, model=ModelConfig(num_classes=11, backbone="resnet18"))) == (
+        f"model.num_classes: 11, but {uri} has 4 classes: use a recipe for this data set, or --model.num-classes 4"
+    )
+    assert _refusal(replace(config, storage="")).startswith("storage: empty: run 'encnet stack up', or give --storage")
+    (Path(uri) / "val" / "index.parquet").unlink()
+    assert _refusal(config).endswith("val/index.parquet: the index is missing: prepare the data set again")
+
+
+def test_a_worker_s_own_error_is_told_as_it_is(config: RunConfig) -> None:
+    worst = DataError("train/000000.tar: s0001: its checksum is wrong")
+    wrapped = RayTaskError("train_worker", "Traceback ...", worst).as_instanceof_cause()
+    for cause in (worst, wrapped):
+        told = launch._explain(WorkerGroupError("all of it", {1: ValueError("later"), 0: cause}), config)  # type: ignore[arg-type]
+        assert type(told) is DataError
+        assert str(told) == str(worst)
+        assert str(pickle.loads(pickle.dumps(told))) == str(worst)  # noqa: S301
+
+
+def test_any_other_failure_says_how_to_go_on(config: RunConfig) -> None:
+    named = replace(config, name="mine")
+    failed = WorkerGroupError("all of it", {1: FloatingPointError("the loss is\nnot finite at step 3")})
+    for error, rank, kind in ((failed, 1, "FloatingPointError"), (ControllerError(KeyError("lost")), 0, "KeyError")):
+        told = launch._explain(error, named)  # type: ignore[arg-type]
+        assert type(told) is TrainingError
+        assert f"run 'mine': worker {rank} failed: {kind}: " in str(told)
+        assert str(told).endswith(f"{config.storage}/runs/mine: go on with --resume --name mine")
+        assert "\n" not in str(told)
