@@ -148,7 +148,7 @@ def _what_to_look_at(champion: Contender, seconds: float) -> str:
     name, _ = champion.version
     return (
         f"\nWhat to look at: in the MLflow UI, experiment 'encnet', the two demo runs: their curves (loss, mIoU, IoU "
-        f"of each class),\npictures (image, truth, prediction, errors) and system metrics; under Models, {name} with "
+        f"of each class),\npictures (Artifacts, images: image, truth, prediction, errors) and system metrics; under Models, {name} with "
         f"its versions and aliases.\nIn the Ray dashboard: the jobs and their logs.\n"
         f"Next: 'encnet train --help' lists the recipes, 'encnet stack down' stops it all.\n"
         f"Done in {seconds:.0f} s."

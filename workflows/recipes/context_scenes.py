@@ -17,13 +17,18 @@ def context_scenes_r18() -> RunConfig:
     return RunConfig(
         recipe="context_scenes_r18",
         model=ModelConfig(
-            num_classes=len(CLASSES), backbone="resnet18", output_stride=8, head_channels=128, input_scale=0.5
+            num_classes=len(CLASSES),
+            backbone="resnet18",
+            output_stride=16,
+            head_channels=128,
+            lateral=True,
+            input_scale=0.5,
         ),
         # Crops that show nearly the whole picture: without its landmark, a surface could be either class.
         augment=TransformConfig(crop_size=(96, 128), scale_min=0.75, scale_max=1.1),
         loss=LossConfig(class_weighting="enet"),
         optim=OptimConfig(
-            kind="adamw", lr=0.002, head_lr_factor=1.0, weight_decay=0.01, warmup_steps=10, epochs=3, batch_size=16
+            kind="adamw", lr=0.002, head_lr_factor=1.0, weight_decay=0.01, warmup_steps=10, epochs=2, batch_size=16
         ),
         validation=ValidationConfig(every_epochs=1),
     )
