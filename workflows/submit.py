@@ -22,6 +22,7 @@ from pipeline.errors import InputError, PipelineError
 
 _PACKAGES = ("encnet", "pipeline", "workflows", "infra")
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
+_NOISY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -58,7 +59,8 @@ def connect(address: str | None = None) -> Any:
         raise InputError(f"address: {url!r}: write the dashboard's address as http://HOST:8265")
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with _only_address(url):
             return JobSubmissionClient(url)
