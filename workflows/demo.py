@@ -147,9 +147,9 @@ def _show(contenders: list[Contender], champion: Contender) -> None:
 def _what_to_look_at(champion: Contender, seconds: float) -> str:
     name, _ = champion.version
     return (
-        "\nWhat to look at: in the MLflow UI, experiment 'encnet', the two demo runs: their curves (loss, mIoU, IoU of\n"
-        "each class), pictures (Artifacts, images: image, truth, prediction, errors) and system metrics; under Models,\n"
-        f"{name} with its versions and aliases. In the Ray dashboard: the jobs and their logs.\n"
+        "\nWhat to look at: in the MLflow UI, experiment 'encnet', the two demo runs: their curves (loss, mIoU,\n"
+        "IoU of each class), pictures (Artifacts, images: image, truth, prediction, errors) and system metrics;\n"
+        f"under Models, {name} with its versions and aliases. In the Ray dashboard: the jobs and their logs.\n"
         "Next: 'encnet train --help' lists the recipes, 'encnet stack down' stops it all.\n"
         f"Done in {seconds:.0f} s."
     )

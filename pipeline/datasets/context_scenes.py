@@ -26,8 +26,8 @@ from pipeline.errors import InputError
 from pipeline.shards import IGNORE_INDEX, Sample
 
 NAME = "context-scenes"
-TRAIN_SAMPLES = 600
-VAL_SAMPLES = 120
+TRAIN_SAMPLES = 480
+VAL_SAMPLES = 96
 HEIGHTS = (72, 113)
 WIDTHS = (96, 145)
 JPEG_QUALITY = 90

@@ -28,7 +28,7 @@ def context_scenes_r18() -> RunConfig:
         augment=TransformConfig(crop_size=(96, 128), scale_min=0.75, scale_max=1.1),
         loss=LossConfig(class_weighting="enet"),
         optim=OptimConfig(
-            kind="adamw", lr=0.002, head_lr_factor=1.0, weight_decay=0.01, warmup_steps=10, epochs=2, batch_size=16
+            kind="adamw", lr=0.002, head_lr_factor=1.0, weight_decay=0.01, warmup_steps=10, epochs=1.5, batch_size=12
         ),
         validation=ValidationConfig(every_epochs=1),
     )
