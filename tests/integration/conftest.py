@@ -20,6 +20,10 @@ TINY = (
     "context_scenes_r18",
     "--augment.crop-size=64,64",
     "--model.output-stride=32",
+    "--model.input-scale=1",  # at half size BatchNorm would have four values a channel, and magnify rounding
+    "--model.lateral=false",
+    "--optim.kind=sgd",  # adamw divides by tiny gradients in its first steps, and so magnifies rounding
+    "--optim.warmup-steps=0",
     "--model.head-channels=32",
     f"--optim.batch-size={BATCH_SIZE}",
     f"--optim.lr={LEARNING_RATE}",
