@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.fs
 import ray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.progress import ProgressBoard, ProgressView
 
 
@@ -28,10 +28,9 @@ def connect_ray() -> None:
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, TimeoutError, RuntimeError, ray.exceptions.RaySystemError) as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"RAY_ADDRESS: {address!r} does not answer: run 'encnet stack up', or check the address and the token "
-            f"({reason[:200]})"
+            f"({first_line(error)})"
         ) from None
 
 

@@ -35,6 +35,11 @@ class TrackingError(PipelineError):
     """The MLflow server refused or did not answer."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, shortened: what fits into a message of one line."""
+    return (str(error).splitlines() or [""])[0][:300]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a remedy for an unknown name: the nearest known one, or all of them."""
     names = sorted(known)

@@ -17,7 +17,7 @@ from mlflow.types import Schema, TensorSpec
 
 import encnet
 from pipeline import tracking
-from pipeline.errors import InputError, TrackingError
+from pipeline.errors import InputError, TrackingError, first_line
 from pipeline.shards import DatasetInfo
 
 CANDIDATE = "candidate"
@@ -85,7 +85,7 @@ def register_model(
         client.set_registered_model_alias(name, alias, registered)
         return registered
     except MlflowException as error:
-        raise TrackingError(f"MLflow: model {name!r} could not be registered: {str(error).splitlines()[0]}") from error
+        raise TrackingError(f"MLflow: model {name!r} could not be registered: {first_line(error)}") from error
 
 
 @contextmanager
@@ -104,8 +104,8 @@ def resolve_model(uri: str) -> Iterator[ResolvedModel]:
             place = Path(mlflow.artifacts.download_artifacts(pinned.uri, dst_path=folder))
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise InputError(f"MODEL: {uri!r}: {str(error).splitlines()[0]}: see the MLflow UI for names") from None
-            raise TrackingError(f"MLflow: {uri}: {str(error).splitlines()[0]}") from error
+                raise InputError(f"MODEL: {uri!r}: {first_line(error)}: see the MLflow UI for names") from None
+            raise TrackingError(f"MLflow: {uri}: {first_line(error)}") from error
         yield ResolvedModel(
             uri=pinned.uri,
             weights=_find_weights(place, uri),
@@ -124,7 +124,7 @@ def make_champion(name: str, version: str) -> None:
             client.set_registered_model_alias(name, PREVIOUS, before)
         client.set_registered_model_alias(name, CHAMPION, version)
     except MlflowException as error:
-        raise TrackingError(f"MLflow: {name} version {version}: {str(error).splitlines()[0]}") from error
+        raise TrackingError(f"MLflow: {name} version {version}: {first_line(error)}") from error
 
 
 def _pin(client: mlflow.MlflowClient, uri: str) -> ResolvedModel:

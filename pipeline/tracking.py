@@ -19,11 +19,11 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from pipeline.errors import InputError, TrackingError
+from pipeline.errors import InputError, TrackingError, first_line
 
 RUN_TAG = "encnet.run"
 _MAX_BATCH = 500
@@ -46,7 +46,7 @@ def connect() -> mlflow.MlflowClient:
     except MlflowException as error:
         raise InputError(
             f"MLFLOW_TRACKING_URI: {uri!r} does not answer: run 'encnet stack up', or check the address and "
-            f"MLFLOW_TRACKING_USERNAME / MLFLOW_TRACKING_PASSWORD ({_first_line(error)})"
+            f"MLFLOW_TRACKING_USERNAME / MLFLOW_TRACKING_PASSWORD ({first_line(error)})"
         ) from None
     mlflow.set_tracking_uri(uri)
     return client
@@ -62,7 +62,7 @@ def open_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mapp
                 client.update_run(runs[0].info.run_id, status="RUNNING")
                 return str(runs[0].info.run_id)
     except MlflowException as error:
-        raise TrackingError(f"MLflow: the run {name!r} could not be found: {_first_line(error)}") from error
+        raise TrackingError(f"MLflow: the run {name!r} could not be found: {first_line(error)}") from error
     return new_run(client, experiment, name, {RUN_TAG: name, **tags})
 
 
@@ -83,7 +83,7 @@ def new_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mappi
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, tags=_TRAINING)
         return str(client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id)
     except MlflowException as error:
-        raise TrackingError(f"MLflow: the run {name!r} could not be opened: {_first_line(error)}") from error
+        raise TrackingError(f"MLflow: the run {name!r} could not be opened: {first_line(error)}") from error
 
 
 def score_version(
@@ -116,7 +116,7 @@ def score_version(
         for key, text in tags.items():
             client.set_model_version_tag(name, version, key, text)
     except MlflowException as error:
-        raise TrackingError(f"MLflow: {name} version {version} could not be scored: {_first_line(error)}") from error
+        raise TrackingError(f"MLflow: {name} version {version} could not be scored: {first_line(error)}") from error
 
 
 def short_digest(digest: str) -> str:
@@ -206,14 +206,13 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        assert status in RunStatus.all_status() or status in ("FINISHED", "FAILED", "KILLED")
         self._call("set_terminated", self.run_id, status=status)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
         try:
             getattr(self.client, method)(*args, **kwargs)
         except MlflowException as error:
-            raise TrackingError(f"MLflow: {method} for run {self.run_id} failed: {_first_line(error)}") from error
+            raise TrackingError(f"MLflow: {method} for run {self.run_id} failed: {first_line(error)}") from error
 
 
 def metric_name(name: str) -> str:
@@ -226,10 +225,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
     for name, value in values.items():
         pairs += _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
     return pairs
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]
 
 
 class _few_retries(AbstractContextManager[None]):

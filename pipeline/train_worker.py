@@ -167,15 +167,15 @@ def fit(worker: Worker) -> None:
     with open_loader(worker) as loader:
         for step in range(worker.state.step, steps):
             micro_batches = [next(loader) for _ in range(batch_size // loader.micro_batch)]
-            meter.add(train_step(worker, step, steps, micro_batches))
+            lr = base_lr(worker, step, steps)
+            meter.add(train_step(worker, step, lr, micro_batches))
             epoch = step * batch_size // samples
             at_end = step + 1 == steps
-            if at_end or step + 1 == epoch_end(epoch, samples, batch_size):
-                meter.flush(step + 1, base_lr(worker, step, steps), loader.metrics.wait_s)
-                if at_end or (epoch + 1) % config.validation.every_epochs == 0:
-                    finish_epoch(worker, meter, step + 1)
-            elif (step + 1) % LOG_EVERY_STEPS == 0:
-                meter.flush(step + 1, base_lr(worker, step, steps), loader.metrics.wait_s)
+            ends_epoch = step + 1 == epoch_end(epoch, samples, batch_size)
+            if at_end or ends_epoch or (step + 1) % LOG_EVERY_STEPS == 0:
+                meter.flush(step + 1, lr, loader.metrics.wait_s)
+            if at_end or (ends_epoch and (epoch + 1) % config.validation.every_epochs == 0):
+                finish_epoch(worker, meter, step + 1)
 
 
 def open_loader(worker: Worker) -> TrainLoader:
@@ -202,10 +202,10 @@ def base_lr(worker: Worker, step: int, steps: int) -> float:
     return optim.lr * learning_rate_factor(step, steps, power=optim.power, warmup_steps=optim.warmup_steps)
 
 
-def train_step(worker: Worker, step: int, steps: int, micro_batches: list[Batch]) -> Tensor:
+def train_step(worker: Worker, step: int, lr: float, micro_batches: list[Batch]) -> Tensor:
     """One optimizer step over the global batch; returns this rank's share (4,) of total, pixel, aux and SE loss."""
     optim = worker.config.optim
-    set_learning_rate(worker.optimizer, base_lr(worker, step, steps))
+    set_learning_rate(worker.optimizer, lr)
     worker.optimizer.zero_grad(set_to_none=True)
     sizes = [len(batch.labels) for batch in micro_batches]
     parts = torch.zeros(4, device=worker.device)

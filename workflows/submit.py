@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from infra.local import settings
-from pipeline.errors import InputError, PipelineError
+from pipeline.errors import InputError, PipelineError, first_line
 
 _PACKAGES = ("encnet", "pipeline", "workflows", "infra")
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
@@ -65,9 +65,9 @@ def connect(address: str | None = None) -> Any:
         with _only_address(url):
             return JobSubmissionClient(url)
     except (ConnectionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"address: {url!r} does not answer: run 'encnet stack up', or check the address and the token ({reason})"
+            f"address: {url!r} does not answer: run 'encnet stack up', or check the address and the token "
+            f"({first_line(error)})"
         ) from None
 
 

@@ -1,8 +1,8 @@
 """ContextScenes: generated scenes in which the same look is another class in another scene.
 
 A surface that covers nearly half of the picture, and the boxes and lumps on it, look the same whatever the scene: gold
-stripes are sand on a beach and wheat on a farm. Which it is, only a landmark tells: a small, bright object at the far
-side of the picture. So a window around a pixel is not enough, and the whole picture is.
+stripes are sand on a beach and wheat on a farm. Which it is, only a landmark tells: a bright object at the far side of
+the picture. So a window around a pixel is not enough, and the whole picture is.
 
 A picture is a function of (seed, split, number). All that is random is drawn alike in all scenes, so two scenes that
 share a surface differ in nothing but the landmarks' shapes and colours.

@@ -52,7 +52,6 @@ def secrets() -> list[str]:
 
 @pytest.fixture
 def command(stack: RunningStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    monkeypatch.setenv("RAY_TRAIN_ENABLE_V2", "1")
     return Command(monkeypatch, capsys)
 
 
