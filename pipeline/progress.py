@@ -105,7 +105,8 @@ class ProgressView(AbstractContextManager["ProgressView"]):
             now, step, steps = time.monotonic(), facts["step"], facts["steps"]
             began = began or (now, step)
             if step != shown and (last or step == steps or now - shown_at >= LINE_EVERY_S):
-                left = (now - began[0]) / max(1, step - began[1]) * (steps - step) if step > began[1] else 0.0
-                line = f"{self._title}  {self._unit} {step}/{steps}  {describe(facts)}  left {left:.0f} s"
-                print(line, file=sys.stderr, flush=True)  # noqa: T201
+                words = [self._title, f"{self._unit} {step}/{steps}", describe(facts)]
+                if began[1] < step < steps:
+                    words.append(f"left {(now - began[0]) / (step - began[1]) * (steps - step):.0f} s")
+                print("  ".join(filter(None, words)), file=sys.stderr, flush=True)  # noqa: T201
                 shown, shown_at = step, now

@@ -23,6 +23,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+from pipeline.environment import overridden
 from pipeline.errors import InputError, TrackingError, first_line
 
 RUN_TAG = "encnet.run"
@@ -30,6 +31,7 @@ _MAX_BATCH = 500
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI show the experiment as training runs, not as prompts and traces."""
 _FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""A first contact should fail in seconds: MLflow's own default retries for minutes."""
 
 
 def connect() -> mlflow.MlflowClient:
@@ -41,7 +43,7 @@ def connect() -> mlflow.MlflowClient:
         raise InputError("MLFLOW_TRACKING_URI: not set: run 'encnet stack up', or name your MLflow server in it")
     client = mlflow.MlflowClient(uri)
     try:
-        with _few_retries():
+        with overridden(_FEW_RETRIES):
             client.search_experiments(max_results=1)
     except MlflowException as error:
         raise InputError(
@@ -225,18 +227,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
     for name, value in values.items():
         pairs += _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
     return pairs
-
-
-class _few_retries(AbstractContextManager[None]):
-    """A first contact should fail in seconds: MLflow's own default retries for minutes."""
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in _FEW_RETRIES}
-        os.environ.update(_FEW_RETRIES)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -45,7 +45,7 @@ class Contender:
 @click.command()
 @click.option("--steps", default=0, help="Training steps of each model; default: the recipe's.")
 def demo(steps: int) -> None:
-    """The whole story on the embedded stack, in about five minutes.
+    """The whole story on the embedded stack, in about three minutes.
 
     Can be interrupted and run again: what is up stays up, what is written is not written twice.
     """

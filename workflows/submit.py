@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from infra.local import settings
+from pipeline.environment import overridden
 from pipeline.errors import InputError, PipelineError, first_line
 
 _PACKAGES = ("encnet", "pipeline", "workflows", "infra")
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
-_NOISY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+_NOISY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+_RAYS_OWN_LINE = re.compile(r"\S+ \S+\tINFO job_manager\.py:\d+ -- ")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -62,7 +69,7 @@ def connect(address: str | None = None) -> Any:
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        with _only_address(url):
+        with overridden(_contact(url)):
             return JobSubmissionClient(url)
     except (ConnectionError, RuntimeError) as error:
         raise InputError(
@@ -71,18 +78,16 @@ def connect(address: str | None = None) -> Any:
         ) from None
 
 
-@contextmanager
-def _only_address(url: str) -> Iterator[None]:
-    """Put `url` in the environment for a while: Ray prefers the address there to the one it is given."""
-    before = os.environ.get(_ADDRESS)
-    os.environ[_ADDRESS] = url
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_ADDRESS]
-        else:
-            os.environ[_ADDRESS] = before
+def _contact(url: str) -> dict[str, str]:
+    """The settings to contact `url` with: Ray prefers the address in the environment to the one it is given.
+
+    The local stack's token stays here when `url` is another cluster.
+    """
+    stack = settings.read(settings.environment_file())
+    contact = {_ADDRESS: url}
+    if url != stack.get(_ADDRESS) and os.environ.get(_TOKEN_PATH, "") == stack.get(_TOKEN_PATH):
+        contact["RAY_AUTH_MODE"] = "disabled"
+    return contact
 
 
 def submit_job(client: Any, verb: Sequence[str]) -> str:
@@ -125,7 +130,8 @@ async def _follow(client: Any, job_id: str, show: Callable[[str], object]) -> No
     async for text in client.tail_job_logs(job_id):
         *lines, rest = (rest + text).split("\n")
         for line in lines:
-            show(line)
+            if not _RAYS_OWN_LINE.match(line):
+                show(line)
     if rest:
         show(rest)
 

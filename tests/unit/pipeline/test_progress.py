@@ -28,13 +28,13 @@ def test_a_board_keeps_the_latest_of_each_fact() -> None:
 def test_a_log_gets_a_line_with_the_last_step(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressView("run", lambda: {"step": 8, "steps": 8, "epoch": 2, "loss": 0.25}):
         pass
-    assert capsys.readouterr().err == "run  step 8/8  epoch 2  loss 0.250  left 0 s\n"
+    assert capsys.readouterr().err == "run  step 8/8  epoch 2  loss 0.250\n"
 
 
 def test_where_it_ended_early_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressView("evaluate", lambda: {"step": 3, "steps": 8}, unit="image"):
         pass
-    assert capsys.readouterr().err == "evaluate  image 3/8    left 0 s\n"
+    assert capsys.readouterr().err == "evaluate  image 3/8\n"
 
 
 def test_nothing_is_said_before_there_is_anything_to_say(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from infra.local import settings
 from infra.local.errors import StackInputError
 from pipeline.errors import InputError
 from workflows import submit
@@ -35,3 +42,57 @@ def test_a_bad_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(StackInputError, match="stack is not up: RAY_ADDRESS is not set"):
         submit.connect()
+
+
+@pytest.fixture
+def dashboard() -> Iterator[ThreadingHTTPServer]:
+    """Something at an address: it keeps the credentials it is sent and refuses all."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            sent.append(self.headers.get("Authorization", "nothing"))
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None: ...
+
+    sent: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    server.sent = sent  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("is_the_stack", "sent"), [(True, "Bearer " + "5" * 64), (False, "nothing")])
+def test_the_stacks_token_goes_to_the_stack_only(
+    tmp_path: Path, dashboard: ThreadingHTTPServer, is_the_stack: bool, sent: str
+) -> None:
+    url = f"http://127.0.0.1:{dashboard.server_port}"
+    token = tmp_path / "auth_token"
+    token.write_text("5" * 64)
+    env = settings.environment_file({"ENCNET_HOME": str(tmp_path)})
+    env.parent.mkdir(parents=True)
+    env.write_text(
+        settings.render(
+            {
+                "RAY_ADDRESS": "127.0.0.1:1",
+                "RAY_API_SERVER_ADDRESS": url if is_the_stack else "http://127.0.0.1:1",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token),
+            }
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "workflows.cli", "submit", "--address", url, "--", "stack", "status"],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ENCNET_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "check the address and the token" in done.stderr
+    assert "5555" not in done.stdout + done.stderr
+    assert set(dashboard.sent) == {sent}  # type: ignore[attr-defined]
