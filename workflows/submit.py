@@ -64,24 +64,26 @@ def connect(address: str | None = None) -> Any:
         raise InputError("address: give --address http://HOST:8265, or set RAY_API_SERVER_ADDRESS to it")
     if not url.startswith(("http://", "https://")):
         raise InputError(f"address: {url!r}: write the dashboard's address as http://HOST:8265")
-    from ray.job_submission import JobSubmissionClient
-
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        with overridden(_contact(url)):
+    with overridden(_contact(url)):
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
+
+        try:
             return JobSubmissionClient(url)
-    except (ConnectionError, RuntimeError) as error:
-        raise InputError(
-            f"address: {url!r} does not answer: run 'encnet stack up', or check the address and the token "
-            f"({first_line(error)})"
-        ) from None
+        except (ConnectionError, RuntimeError, AuthenticationError) as error:
+            raise InputError(
+                f"address: {url!r} does not answer: run 'encnet stack up', or check the address and the token "
+                f"({first_line(error)})"
+            ) from None
 
 
 def _contact(url: str) -> dict[str, str]:
-    """The settings to contact `url` with: Ray prefers the address in the environment to the one it is given.
+    """The settings to contact `url` with, to be in place before Ray is imported: it looks at them then.
 
-    The local stack's token stays here when `url` is another cluster.
+    Ray prefers the address in the environment to the one it is given. The local stack's token stays here when `url`
+    is another cluster.
     """
     stack = settings.read(settings.environment_file())
     contact = {_ADDRESS: url}
