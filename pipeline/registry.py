@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -64,7 +65,7 @@ def register_model(
     client = tracking.connect()
     requirements = [f"{package}=={version(package)}" for package in ("mlflow", "numpy", "safetensors")]
     try:
-        with mlflow.start_run(run_id=run_id):
+        with mlflow.start_run(run_id=run_id), _no_bytecode():
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(_SERVED),
@@ -86,6 +87,16 @@ def register_model(
         return registered
     except MlflowException as error:
         raise TrackingError(f"MLflow: model {name!r} could not be registered: {first_line(error)}") from error
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """MLflow loads the model's code from the folder that it stores: nothing compiled should be left in there."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 @contextmanager
