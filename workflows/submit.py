@@ -64,12 +64,12 @@ def connect(address: str | None = None) -> Any:
         raise InputError("address: give --address http://HOST:8265, or set RAY_API_SERVER_ADDRESS to it")
     if not url.startswith(("http://", "https://")):
         raise InputError(f"address: {url!r}: write the dashboard's address as http://HOST:8265")
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.WARNING)
     with overridden(_contact(url)):
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
+        for name in _NOISY:  # their modules set the level when they are imported
+            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(url)
         except (ConnectionError, RuntimeError, AuthenticationError) as error:
