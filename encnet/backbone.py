@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
+
+from encnet.choices import check_choice
 
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Stem = Literal["plain", "deep64", "deep128"]
@@ -95,10 +99,16 @@ class ResNet(nn.Module):
 
     Attributes:
         channels: widths of (c2, c3, c4, c5).
+
+    Raises:
+        ValueError: an unknown backbone, stem or output stride.
     """
 
     def __init__(self, backbone: Backbone, stem: Stem = "plain", output_stride: OutputStride = 8) -> None:
         super().__init__()
+        check_choice("backbone", backbone, DEPTHS)
+        check_choice("stem", stem, get_args(Stem))
+        check_choice("output_stride", output_stride, get_args(OutputStride))
         block, depths = DEPTHS[backbone]
         self.conv1, stem_width = _stem(stem)
         self.bn1 = nn.BatchNorm2d(stem_width)
@@ -117,7 +127,12 @@ class ResNet(nn.Module):
         initialise(self)
 
     def forward(self, images: Tensor) -> Features:
-        """(B, 3, H, W) -> features at strides 4, 8, then 16 and 32 or output_stride if that is smaller."""
+        """(B, 3, H, W) -> features at strides 4, 8, then 16 and 32 or output_stride if that is smaller.
+
+        Raises:
+            ValueError: images of another shape or dtype.
+        """
+        check_images(images)
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # (B, stem_width, H / 4, W / 4)
         c2 = self.layer1(x)
         c3 = self.layer2(c2)
@@ -143,8 +158,25 @@ def initialise(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            with torch.no_grad():
+                # torch counts the outputs of all groups; an input reaches those of its own only.
+                layer.weight.mul_(math.sqrt(layer.groups))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def check_images(images: Tensor) -> None:
+    """Check that images are (B, 3, H, W) and floating point.
+
+    Raises:
+        ValueError: they aren't.
+    """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images: shape {tuple(images.shape)} is not (B, 3, H, W): use encnet.normalize on (B, H, W, 3)"
+        )
+    if not images.is_floating_point():
+        raise ValueError(f"images: dtype {images.dtype} is not floating point: use encnet.normalize on uint8 images")
 
 
 def _stem(stem: str) -> tuple[nn.Module, int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from encnet.backbone import Backbone, OutputStride, Stem
+from encnet.choices import check_choice, nearest
 from encnet.context import CodeReduction
 
 Preset = Literal["paper", "pytorch-encoding", "mmseg"]
@@ -36,13 +36,16 @@ class ModelConfig:
     """First convolutions: one 7x7 (plain, fits torchvision's weights), or three 3x3 of 32-32-64 or 64-64-128."""
 
     output_stride: OutputStride = 8
-    """Input size over the size of the last feature map: 8 is the most accurate, 32 the fastest."""
+    """Input size over the size of the map that the head sees: 8 is the most accurate, 32 the fastest."""
+
+    jpu: bool = False
+    """Reach output stride 8 by Joint Pyramid Upsampling (FastFCN) instead of dilation: less work, about as accurate."""
 
     input_scale: float = 1.0
     """The network sees images resized by this; its logits come back at the images' own size. Below 1 it is cheaper."""
 
     head_channels: int = 512
-    """Width of the head and of the context module."""
+    """Width of the head, of the context module and of each branch of the JPU."""
 
     num_codes: int = 32
     """Codewords of the Encoding layer. Of no effect in an fcn."""
@@ -63,7 +66,7 @@ class ModelConfig:
     """Probability of dropping a channel before each classifier."""
 
     align_corners: bool = False
-    """How bilinear upsampling treats the corner pixels."""
+    """How bilinear resizing treats the corner pixels, of images, of feature maps and of logits."""
 
     cem_residual: bool = True
     """The context module's output: relu(x + x * gamma) if true, x * gamma if false."""
@@ -82,6 +85,11 @@ class ModelConfig:
             raise ValueError(f"input_scale: {self.input_scale} is out of range: give a number above 0, at most 4")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout} is not a probability below 1: give 0 <= dropout < 1")
+        if self.jpu and self.output_stride != 8:
+            raise ValueError(
+                f"output_stride: {self.output_stride} with jpu, which takes a backbone without dilation to stride 8: "
+                "leave output_stride at 8, or turn jpu off"
+            )
 
     @classmethod
     def preset(cls, name: Preset, **overrides: Any) -> ModelConfig:
@@ -96,7 +104,7 @@ class ModelConfig:
             ValueError: an unknown preset or field, or a bad value.
         """
         if name not in PRESETS:
-            raise ValueError(f"preset: {name!r} is unknown: {_nearest(name, PRESETS)}")
+            raise ValueError(f"preset: {name!r} is unknown: {nearest(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **overrides})
 
     @classmethod
@@ -109,7 +117,7 @@ class ModelConfig:
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                raise ValueError(f"{name}: not a field of ModelConfig: {_nearest(name, known)}")
+                raise ValueError(f"{name}: not a field of ModelConfig: {nearest(name, known)}")
         if "num_classes" not in values:
             raise ValueError("num_classes: missing: give the number of classes of the data set")
         return cls(**values)
@@ -130,18 +138,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
     if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if value not in choices or isinstance(value, bool):
-            raise ValueError(f"{name}: {value!r} is not a choice: {_nearest(value, choices)}")
+        check_choice(name, value, get_args(kind))
     elif kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name}: {value!r} is not a number: give one such as 0.1")
     elif type(value) is not kind:
         remedy = "true or false" if kind is bool else "a whole number"
         raise ValueError(f"{name}: {value!r} has the wrong type: give {remedy}")
-
-
-def _nearest(name: Any, choices: Iterable[Any]) -> str:
-    known = [str(choice) for choice in choices]
-    near = get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"

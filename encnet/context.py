@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encnet.choices import check_choice
 from encnet.encoding import Encoding
 
 CodeReduction = Literal["mean", "sum"]
@@ -35,6 +36,9 @@ class ContextEncoding(nn.Module):
         num_classes: width of the SE branch, or None for no such branch.
         residual: relu(x + x * gamma) if true, x * gamma if false.
         reduction: how the K codes become one vector.
+
+    Raises:
+        ValueError: no channels, codes or classes, or an unknown reduction.
     """
 
     def __init__(
@@ -46,6 +50,10 @@ class ContextEncoding(nn.Module):
         reduction: CodeReduction = "mean",
     ) -> None:
         super().__init__()
+        check_choice("reduction", reduction, get_args(CodeReduction))
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes: {num_classes} is too small: give at least 1, or None for no SE branch")
+        self.channels = channels
         self.residual = residual
         self.reduction = reduction
         self.project = conv_bn_relu(channels, channels, kernel_size=1)
@@ -62,7 +70,15 @@ class ContextEncoding(nn.Module):
 
         Returns:
             The re-weighted map (B, C, H, W), and the logits of the SE branch (B, num_classes) or None.
+
+        Raises:
+            ValueError: x has another number of dimensions or of channels.
         """
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"ContextEncoding: input of shape {tuple(x.shape)} does not fit channels={self.channels}: "
+                f"pass (B, {self.channels}, H, W)"
+            )
         codes = self.encoding(self.project(x))  # (B, K, C)
         codes = F.relu(self.norm(codes))
         context = codes.mean(dim=1) if self.reduction == "mean" else codes.sum(dim=1)  # (B, C)

@@ -1,18 +1,21 @@
-"""EncNet and its FCN baseline: backbone, head with or without the Context Encoding Module, auxiliary head."""
+"""EncNet and its FCN baseline: backbone, [JPU], head with or without the Context Encoding Module, auxiliary head."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encnet.backbone import Features, ResNet, initialise
+from encnet.backbone import Features, ResNet, check_images, initialise
 from encnet.config import ModelConfig
 from encnet.context import ContextEncoding, conv_bn_relu
 from encnet.dropout import KeyedDropout2d
+from encnet.jpu import JPU
 
 MIN_SIZE = 32
 
@@ -31,15 +34,16 @@ class SegmentationOutput(NamedTuple):
 
 
 class Head(nn.Module):
-    """3x3 conv + BN + ReLU -> [lateral fusion] -> [context] -> dropout -> 1x1 classifier.
+    """3x3 or 1x1 conv + BN + ReLU -> [lateral fusion] -> [context] -> dropout -> 1x1 classifier.
 
     Args:
         in_channels: width of the features.
         channels: width of the head.
-        config: num_classes, dropout and the context module's fields.
+        config: num_classes, dropout, align_corners and the context module's fields.
         context: whether there is a Context Encoding Module.
-        lateral_channels: widths of the maps to fuse in, none by default.
         layer: number of the head's dropout layer.
+        kernel_size: of the first convolution.
+        lateral_channels: widths of the maps to fuse in, none by default.
     """
 
     def __init__(
@@ -49,13 +53,18 @@ class Head(nn.Module):
         config: ModelConfig,
         context: bool,
         layer: int,
+        kernel_size: int = 3,
         lateral_channels: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        self.bottleneck = conv_bn_relu(in_channels, channels, kernel_size=3)
+        self.align_corners = config.align_corners
+        self.bottleneck = conv_bn_relu(in_channels, channels, kernel_size)
         self.lateral = nn.ModuleList(conv_bn_relu(width, channels, kernel_size=1) for width in lateral_channels)
         num_maps = 1 + len(lateral_channels)
         self.fusion = conv_bn_relu(num_maps * channels, channels, kernel_size=3) if lateral_channels else None
+        # Of the features and of layer2's and layer3's: known here, so that no size is compared in an exported network.
+        above_8 = config.output_stride > 8
+        self.above_stride_8 = (above_8, False, above_8 or config.jpu)
         self.context = _context(channels, config) if context else None
         self.dropout = KeyedDropout2d(config.dropout, layer=layer)
         self.classifier = nn.Conv2d(channels, config.num_classes, kernel_size=1)
@@ -67,9 +76,10 @@ class Head(nn.Module):
         x = self.bottleneck(features)  # (B, channels, h, w)
         if self.fusion is not None:
             maps = [x, *(project(lateral) for project, lateral in zip(self.lateral, laterals, strict=True))]
-            # Where the output stride is above 8 the maps differ in size: the finest keeps its detail.
+            # The finest keeps its detail.
             size = maps[1].shape[-2:]
-            maps = [F.interpolate(m, size=size, mode="bilinear") if m.shape[-2:] != size else m for m in maps]
+            coarse = zip(maps, self.above_stride_8, strict=True)
+            maps = [_resize(m, size, self.align_corners) if is_coarse else m for m, is_coarse in coarse]
             x = self.fusion(torch.cat(maps, dim=1))
         se_logits = None
         if self.context is not None:
@@ -78,7 +88,7 @@ class Head(nn.Module):
 
 
 class SegmentationNet(nn.Module):
-    """A dilated ResNet with a segmentation head and an auxiliary head, as its config says.
+    """A ResNet, dilated or with a JPU, a segmentation head and an auxiliary head, as its config says.
 
     Attributes:
         config: the ModelConfig it was built from.
@@ -88,10 +98,21 @@ class SegmentationNet(nn.Module):
         super().__init__()
         self.config = config
         context = config.arch == "encnet"
-        self.backbone = ResNet(config.backbone, config.stem, config.output_stride)
+        self.backbone = ResNet(config.backbone, config.stem, 32 if config.jpu else config.output_stride)
         _, c3, c4, c5 = self.backbone.channels
+        self.jpu = JPU((c3, c4, c5), config.head_channels, config.align_corners) if config.jpu else None
+        # FastFCN's EncNet has 1x1 here: the JPU has looked around already.
+        in_channels, kernel_size = (c5, 3) if self.jpu is None else (self.jpu.channels, 1)
         lateral = (c3, c4) if config.lateral else ()
-        self.head = Head(c5, config.head_channels, config, context, layer=0, lateral_channels=lateral)
+        self.head = Head(
+            in_channels,
+            config.head_channels,
+            config,
+            context,
+            layer=0,
+            kernel_size=kernel_size,
+            lateral_channels=lateral,
+        )
         self.aux_head = Head(c4, c4 // 4, config, context and config.aux_context, layer=1) if config.aux else None
 
     def forward(self, images: Tensor, upsample: bool = True, auxiliary: bool | None = None) -> SegmentationOutput:
@@ -105,31 +126,37 @@ class SegmentationNet(nn.Module):
         Raises:
             ValueError: images of another shape or dtype.
         """
-        _check_images(images, self.config.input_scale)
+        check_images(images)
+        _check_size(images, self.config.input_scale)
         features: Features = self.backbone(self._rescale(images))
         laterals = (features.c3, features.c4) if self.config.lateral else ()
-        logits, se_logits = self.head(features.c5, laterals)
+        top = features.c5 if self.jpu is None else self.jpu(features.c3, features.c4, features.c5)
+        logits, se_logits = self.head(top, laterals)
         size = images.shape[-2:] if upsample else None
         aux_logits = None
         if self.aux_head is not None and (self.training if auxiliary is None else auxiliary):
             aux_logits, aux_se_logits = self.aux_head(features.c4)
-            aux_logits = self._resize(aux_logits, size)
+            aux_logits = self._finish(aux_logits, size)
             if se_logits is not None and aux_se_logits is not None:
                 se_logits = torch.stack([se_logits, aux_se_logits], dim=1)  # (B, 2, num_classes)
-        return SegmentationOutput(self._resize(logits, size), aux_logits, se_logits)
+        return SegmentationOutput(self._finish(logits, size), aux_logits, se_logits)
 
     def _rescale(self, images: Tensor) -> Tensor:
         if self.config.input_scale == 1:
             return images
-        size = [round(side * self.config.input_scale) for side in images.shape[-2:]]
-        return F.interpolate(images, size=size, mode="bilinear")
+        # Rounded in whole numbers, which an exported network can do too.
+        times, over = Fraction(self.config.input_scale).limit_denominator(10**6).as_integer_ratio()
+        size = [(2 * side * times + over) // (2 * over) for side in images.shape[-2:]]
+        return _resize(images, size, self.config.align_corners)
 
-    def _resize(self, logits: Tensor, size: torch.Size | None) -> Tensor:
+    def _finish(self, logits: Tensor, size: torch.Size | None) -> Tensor:
         # Before the interpolation, so that neighbouring pixels don't round to the same half precision value.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if size is None or logits.shape[-2:] == size:
+        if size is None:
             return logits
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=self.config.align_corners)
+        # Upsampling, and taking the argmax of the result, is twice as fast with a pixel's classes side by side.
+        logits = logits.contiguous(memory_format=torch.channels_last)
+        return _resize(logits, size, self.config.align_corners)
 
 
 def build_model(config: ModelConfig) -> SegmentationNet:
@@ -142,14 +169,12 @@ def _context(channels: int, config: ModelConfig) -> ContextEncoding:
     return ContextEncoding(channels, config.num_codes, se_classes, config.cem_residual, config.cem_reduction)
 
 
-def _check_images(images: Tensor, input_scale: float) -> None:
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise ValueError(
-            f"images: shape {tuple(images.shape)} is not (B, 3, H, W): use encnet.normalize on (B, H, W, 3)"
-        )
-    if not images.is_floating_point():
-        raise ValueError(f"images: dtype {images.dtype} is not floating point: use encnet.normalize on uint8 images")
+def _resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=align_corners)
+
+
+def _check_size(images: Tensor, input_scale: float) -> None:
     height, width = images.shape[2:]
-    if round(min(height, width) * input_scale) < MIN_SIZE:
-        least = math.ceil(MIN_SIZE / input_scale)
+    least = math.ceil(MIN_SIZE / input_scale)
+    if height < least or width < least:
         raise ValueError(f"images: {height}x{width} is too small: pad or resize to at least {least}x{least}")

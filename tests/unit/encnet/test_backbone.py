@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from encnet import ResNet
-from encnet.backbone import Backbone, OutputStride, Stem, stage_strides
+from encnet.backbone import Backbone, OutputStride, Stem
 
 # Parameters of torchvision's ResNets less those of fc.
 NUM_PARAMETERS = {
@@ -29,18 +31,28 @@ def test_has_torchvisions_parameters(backbone: Backbone) -> None:
     assert ("layer1.0.downsample.0.weight" in names) == ("layer1.0.conv3.weight" in names)
 
 
-def test_dilations_of_output_stride_8() -> None:
-    assert stage_strides(8) == [(1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 4)]
-    model = ResNet("resnet50")
-    for layer, first, rest in ((model.layer3, 1, 2), (model.layer4, 2, 4)):
-        dilations = [block.get_submodule("conv2").dilation for block in layer]
-        assert dilations == [(first, first)] + [(rest, rest)] * (len(dilations) - 1)
+# (stride, dilation) of the 3x3 convolution of every block of ResNet-50; no multi-grid.
+RESNET50_BLOCKS: dict[OutputStride, list[tuple[int, int]]] = {
+    8: [(1, 1)] * 3 + [(2, 1)] + [(1, 1)] * 3 + [(1, 1)] + [(1, 2)] * 5 + [(1, 2)] + [(1, 4)] * 2,
+    16: [(1, 1)] * 3 + [(2, 1)] + [(1, 1)] * 3 + [(2, 1)] + [(1, 1)] * 5 + [(1, 1)] + [(1, 2)] * 2,
+    32: [(1, 1)] * 3 + [(2, 1)] + [(1, 1)] * 3 + [(2, 1)] + [(1, 1)] * 5 + [(2, 1)] + [(1, 1)] * 2,
+}
 
 
-def test_stride_sits_on_the_3x3() -> None:
-    block = ResNet("resnet50", output_stride=32).layer4[0]
-    assert block.conv1.stride == (1, 1)
-    assert block.conv2.stride == (2, 2)
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_every_block_of_resnet50(output_stride: OutputStride) -> None:
+    with torch.device("meta"):
+        model = ResNet("resnet50", output_stride=output_stride)
+    blocks = [block for layer in (model.layer1, model.layer2, model.layer3, model.layer4) for block in layer]
+    for block, (stride, dilation) in zip(blocks, RESNET50_BLOCKS[output_stride], strict=True):
+        convolutions = dict(block.named_children())
+        expected = {"conv1": (1, 1, 0), "conv2": (stride, dilation, dilation), "conv3": (1, 1, 0)}
+        for name, values in expected.items():
+            conv = convolutions[name]
+            assert isinstance(conv, nn.Conv2d)
+            assert [conv.stride, conv.dilation, conv.padding] == [(value, value) for value in values]
+        if isinstance(shortcut := convolutions.get("downsample"), nn.Sequential):
+            assert shortcut[0].stride == (stride, stride)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
@@ -69,6 +81,13 @@ def test_deep_stems(stem: Stem, widths: list[int]) -> None:
     assert model.bn1.num_features == widths[-1]
 
 
+@pytest.mark.parametrize("stem", ["plain", "deep64", "deep128"])
+def test_no_convolution_has_a_bias(stem: Stem) -> None:
+    with torch.device("meta"):
+        model = ResNet("resnet50", stem)
+    assert [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.bias is not None] == []
+
+
 @torch.no_grad()
 def test_odd_sizes_round_up() -> None:
     features = ResNet("resnet18").eval()(torch.randn(1, 3, 33, 70))
@@ -85,3 +104,24 @@ def test_initial_values_keep_the_scale_of_activations() -> None:
     conv = model.layer3[1].conv1
     assert isinstance(conv, nn.Conv2d)
     assert conv.weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "resnet51"}, r"backbone: 'resnet51' is not a choice: did you mean 'resnet50'\?"),
+        ({"stem": "deep"}, r"stem: 'deep' is not a choice: did you mean 'deep64'\?"),
+        ({"output_stride": 4}, "output_stride: 4 is not a choice: choose from 8, 16, 32"),
+    ],
+)
+def test_names_what_does_not_exist(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ResNet(**{"backbone": "resnet18", **arguments})
+
+
+def test_says_what_is_wrong_with_images() -> None:
+    model = ResNet("resnet18")
+    with pytest.raises(ValueError, match=r"shape \(3, 40, 40\) is not \(B, 3, H, W\): use encnet.normalize"):
+        model(torch.zeros(3, 40, 40))
+    with pytest.raises(ValueError, match=r"shape \(1, 4, 40, 40\) is not \(B, 3, H, W\)"):
+        model(torch.zeros(1, 4, 40, 40))

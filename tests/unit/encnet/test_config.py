@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, asdict, fields
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +19,11 @@ from encnet.config import PRESETS, Preset
         ({"backbone": "resnet51"}, r"backbone: 'resnet51' is not a choice: did you mean 'resnet50'\?"),
         ({"arch": "psp"}, "arch: 'psp' is not a choice: choose from encnet, fcn"),
         ({"output_stride": 4}, "output_stride: 4 is not a choice: choose from 8, 16, 32"),
+        ({"output_stride": 8.0}, r"output_stride: 8\.0 is not a choice: choose from 8, 16, 32"),
+        (
+            {"output_stride": 32, "jpu": True},
+            "output_stride: 32 with jpu, .*: leave output_stride at 8, or turn jpu off",
+        ),
         ({"num_classes": 0}, "num_classes: 0 is too small: give at least 1"),
         ({"num_codes": 3.0}, "num_codes: 3.0 has the wrong type: give a whole number"),
         ({"head_channels": True}, "head_channels: True has the wrong type: give a whole number"),
@@ -42,13 +47,36 @@ def test_unknown_names() -> None:
         ModelConfig.from_dict({"arch": "fcn"})
 
 
-def test_presets_differ_as_documented() -> None:
-    configs = {name: ModelConfig.preset(cast(Preset, name), num_classes=19) for name in PRESETS}
-    assert [c.stem for c in configs.values()] == ["plain", "deep128", "deep64"]
-    assert [c.align_corners for c in configs.values()] == [True, True, False]
-    assert [c.cem_residual for c in configs.values()] == [False, True, True]
-    assert [c.aux_context for c in configs.values()] == [True, False, False]
-    assert {c.num_classes for c in configs.values()} == {19}
+SHARED = {
+    "arch": "encnet",
+    "backbone": "resnet50",
+    "output_stride": 8,
+    "jpu": False,
+    "input_scale": 1.0,
+    "head_channels": 512,
+    "num_codes": 32,
+    "lateral": False,
+    "se_loss": True,
+    "aux": True,
+    "dropout": 0.1,
+}
+PUBLISHED = {
+    "paper": (59, "plain", True, False, "sum", True),
+    "pytorch-encoding": (150, "deep128", True, True, "mean", False),
+    "mmseg": (150, "deep64", False, True, "mean", False),
+}
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_presets_are_as_published(name: Preset) -> None:
+    names = ("num_classes", "stem", "align_corners", "cem_residual", "cem_reduction", "aux_context")
+    expected = SHARED | dict(zip(names, PUBLISHED[name], strict=True))
+    assert asdict(ModelConfig.preset(name)) == expected
+    assert ModelConfig.preset(name, num_classes=19).num_classes == 19
+
+
+def test_presets_are_all_known() -> None:
+    assert set(PRESETS) == set(PUBLISHED) == set(get_args(Preset))
 
 
 @pytest.mark.parametrize("name", list(PRESETS))

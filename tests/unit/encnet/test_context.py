@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -55,3 +55,22 @@ def test_codes_are_normalised_over_batch_and_channels() -> None:
     module = ContextEncoding(6, 3, num_classes=None)
     assert module.norm.num_features == 3
     assert module(torch.randn(1, 6, 4, 4))[0].shape == (1, 6, 4, 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 4), (2, 5, 4, 4)])
+def test_says_which_input_does_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"input of shape \(2, .*\) does not fit channels=6: pass \(B, 6, H, W\)"):
+        ContextEncoding(6, 3, num_classes=4)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes: 0 is too small: give at least 1, or None for no SE branch"),
+        ({"reduction": "max"}, "reduction: 'max' is not a choice: choose from mean, sum"),
+        ({"num_codes": 0}, "num_codes=0: both must be at least 1"),
+    ],
+)
+def test_says_which_argument_is_wrong(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ContextEncoding(**{"channels": 6, "num_codes": 3, "num_classes": 4, **arguments})
