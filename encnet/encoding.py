@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Encoding(nn.Module):
@@ -11,7 +15,8 @@ class Encoding(nn.Module):
 
     With r_ik = x_i - d_k and a_ik = softmax_k(scale_k * ||r_ik||^2), the output is e_k = sum_i a_ik * r_ik: a sum over
     the descriptors, not a mean. No B x N x K x C tensor is built: the distances are expanded to
-    ||x||^2 - 2 x d^T + ||d||^2 and the sum to A^T X - (sum_i a_i) D, which needs O(B N K) memory.
+    ||x||^2 - 2 x d^T + ||d||^2 and the sum to A^T X - (sum_i a_i) D. Forward and backward take O(B N K) memory and one
+    copy of the descriptors.
 
     The work is done in float32 under autocast and for half precision inputs, in float64 for float64 inputs.
 
@@ -46,8 +51,9 @@ class Encoding(nn.Module):
         Raises:
             ValueError: x has another number of dimensions or of channels.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            encoded = self._encode(self._descriptors(x))
+        # Autocast knows no tensors that have shapes only.
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+            encoded, _, _ = _Encode.apply(self._descriptors(x), self.codewords, self.scale)
         stored = self.codewords.dtype
         return encoded.to(stored) if stored in (torch.float16, torch.bfloat16) else encoded
 
@@ -62,20 +68,74 @@ class Encoding(nn.Module):
             )
         return x
 
-    def _encode(self, x: Tensor) -> Tensor:
-        dtype = torch.promote_types(torch.promote_types(x.dtype, self.codewords.dtype), torch.float32)
-        codewords = self.codewords.to(dtype)  # (K, C)
-        # Residuals don't change when X and D move together; near the codewords the expanded square loses no digits.
-        center = codewords.detach().mean(dim=0)  # (C)
-        x, codewords = x.to(dtype) - center, codewords - center
-        cross = x @ codewords.T  # (B, N, K)
-        square_x = x.square().sum(dim=2, keepdim=True)  # (B, N, 1)
-        square_d = codewords.square().sum(dim=1)  # (K)
-        distances = square_x - 2 * cross + square_d  # (B, N, K)
-        assignment = torch.softmax(self.scale.to(dtype) * distances, dim=2)  # (B, N, K)
-        mass = assignment.sum(dim=1).unsqueeze(2)  # (B, K, 1)
-        return assignment.transpose(1, 2) @ x - mass * codewords  # (B, K, C)
-
     def extra_repr(self) -> str:
         """Show the sizes in the module's repr."""
         return f"channels={self.channels}, num_codes={self.num_codes}"
+
+
+class _Encode(torch.autograd.Function):
+    """(B, N, C) descriptors, (K, C) codewords and (K) scale -> (B, K, C), with a backward written by hand.
+
+    Left to autograd the same products would keep, and differentiate, five more B x N x K and two more B x N x C.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, codewords: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, codewords, _ = _center(x, codewords)
+        distances = _squared_distances(x, codewords)  # (B, N, K)
+        assignment = torch.softmax(scale.to(x.dtype) * distances, dim=2)  # (B, N, K)
+        # Shares this small change no sum, but as denormal numbers they make the products ten times as slow.
+        assignment = F.threshold(assignment, 1e-30, 0, inplace=True)
+        mass = assignment.sum(dim=1).unsqueeze(2)  # (B, K, 1)
+        encoded = assignment.transpose(1, 2) @ x - mass * codewords  # (B, K, C)
+        return encoded, assignment, distances
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        _, assignment, distances = output
+        ctx.mark_non_differentiable(assignment, distances)
+        ctx.save_for_backward(*inputs, assignment, distances)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """With g the gradient of e, r_ik = x_i - d_k, l_ik the softmax's input and w_ik = scale_k * dl_ik:
+
+        dl_ik = a_ik * (g_k r_ik - sum_j a_ij g_j r_ij);  dscale_k = sum_i dl_ik ||r_ik||^2;
+        dx_i = sum_k a_ik g_k + 2 w_ik r_ik;  dd_k = -sum_i a_ik g_k + 2 w_ik r_ik.
+        """
+        x_in, codewords_in, scale_in, assignment, distances = ctx.saved_tensors
+        x, codewords, dtype = _center(x_in, codewords_in)
+        pull = x @ grad.transpose(1, 2) - (grad * codewords).sum(dim=2).unsqueeze(1)  # g_k r_ik, (B, N, K)
+        pull -= (assignment * pull).sum(dim=2, keepdim=True)
+        grad_logits = pull.mul_(assignment)  # (B, N, K)
+        grad_scale = (grad_logits * distances).sum(dim=(0, 1))  # (K)
+        twice_w = grad_logits.mul_(2 * scale_in.to(dtype))  # (B, N, K)
+        mass = assignment.sum(dim=1).unsqueeze(2)  # (B, K, 1)
+        grad_codewords = (
+            twice_w.sum(dim=(0, 1)).unsqueeze(1) * codewords
+            - twice_w.flatten(0, 1).T @ x.flatten(0, 1)
+            - (mass * grad).sum(dim=0)
+        )  # (K, C)
+        # In the descriptors' own copy, which nobody needs any more, and both sums over k in one product.
+        weights = torch.cat([assignment, -twice_w], dim=2)  # (B, N, 2K)
+        vectors = torch.cat([grad, codewords.expand_as(grad)], dim=1)  # (B, 2K, C)
+        grad_x = x.mul_(twice_w.sum(dim=2, keepdim=True)).baddbmm_(weights, vectors)  # (B, N, C)
+        return grad_x.to(x_in.dtype), grad_codewords.to(codewords_in.dtype), grad_scale.to(scale_in.dtype)
+
+
+def _center(x: Tensor, codewords: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Return copies of both, of at least float32, moved so that the mean codeword is 0.
+
+    Residuals don't change when X and D move together; near the codewords the expanded square loses no digits.
+    """
+    dtype = torch.promote_types(torch.promote_types(x.dtype, codewords.dtype), torch.float32)
+    center = codewords.to(dtype).mean(dim=0)  # (C)
+    return x.to(dtype) - center, codewords.to(dtype) - center, dtype
+
+
+def _squared_distances(x: Tensor, codewords: Tensor) -> Tensor:
+    """||x||^2 - 2 x d^T + ||d||^2: (B, N, C), (K, C) -> (B, N, K)."""
+    square_x = torch.linalg.vector_norm(x, dim=2, keepdim=True).square()  # (B, N, 1)
+    square_d = codewords.square().sum(dim=1)  # (K)
+    return (x @ codewords.T).mul_(-2).add_(square_x).add_(square_d)

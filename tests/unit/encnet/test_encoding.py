@@ -66,19 +66,41 @@ def test_gradient_of_a_zero_scale_is_right() -> None:
     torch.testing.assert_close(actual, expected)
 
 
-def test_keeps_its_digits_far_from_zero() -> None:
-    layer = Encoding(16, 8)
+def reference_by_codeword(x: Tensor, codewords: Tensor, scale: Tensor) -> Tensor:
+    """As `reference`, one codeword at a time, for sizes at which all residuals would not fit."""
+    residuals = [x - codeword for codeword in codewords]
+    logits = torch.stack([s * r.square().sum(dim=2) for s, r in zip(scale, residuals, strict=True)], dim=2)
+    weights = torch.softmax(logits, dim=2)
+    return torch.stack([torch.einsum("bn,bnc->bc", weights[:, :, k], r) for k, r in enumerate(residuals)], dim=1)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (5.0, 0.5), (30.0, 0.3), (1000.0, 10.0)])
+@pytest.mark.parametrize("sizes", [(2, 60, 4, 8), (1, 4096, 32, 64), (2, 256, 32, 512)])
+def test_float32_is_as_good_as_float64(mean: float, spread: float, sizes: tuple[int, int, int, int]) -> None:
+    """Forward and all gradients to a relative error of 1e-5, however far from 0 features and codewords lie."""
+    batch, length, codes, channels = sizes
+    layer = Encoding(channels, codes)
+    x = torch.randn(batch, length, channels) * spread + mean
     with torch.no_grad():
-        layer.codewords.add_(300)
-    x = torch.randn(2, 50, 16) + 300
-    expected = reference(x.double(), layer.codewords.double(), layer.scale.double())
-    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-4, atol=1e-4)
+        layer.codewords.add_(x.mean(dim=(0, 1)))
+        # Distances of the softmax's order, so that more than one codeword gets a share; the scale crosses 0.
+        layer.scale.copy_(torch.linspace(-1, 0.1, codes) / (channels * spread**2))
+    out_weights = torch.randn(batch, codes, channels)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, layer.codewords, layer.scale)]
+    inputs = [x.requires_grad_(), layer.codewords, layer.scale]
+    actual, expected = layer(x), reference_by_codeword(*exact)
+    actual_grads = torch.autograd.grad((actual * out_weights).sum(), inputs)
+    expected_grads = torch.autograd.grad((expected * out_weights.double()).sum(), exact)
+    for ours, truth in zip((actual, *actual_grads), (expected, *expected_grads), strict=True):
+        assert (ours.double() - truth).norm() <= 1e-5 * truth.norm()
 
 
+@pytest.mark.parametrize("magnitude", [4.0, 1000.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_works_in_float32_under_autocast(dtype: torch.dtype) -> None:
+def test_works_in_float32_under_autocast(dtype: torch.dtype, magnitude: float) -> None:
+    """Squared distances at a magnitude of 1000 are beyond float16's largest number."""
     layer = Encoding(16, 8)
-    x = (torch.randn(2, 50, 16) * 4).to(dtype)
+    x = (torch.randn(2, 50, 16) * magnitude).to(dtype)
     with torch.autocast("cpu", dtype):
         actual = layer(x)
     expected = reference(x.double(), layer.codewords.double(), layer.scale.double())
@@ -121,3 +143,23 @@ def test_says_what_does_not_fit() -> None:
         Encoding(4, 2)(torch.zeros(2, 5, 3))
     with pytest.raises(ValueError, match="num_codes=0: both must be at least 1"):
         Encoding(4, 0)
+
+
+# torch's compiler itself instantiates the class, and warns of that.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_can_be_compiled_whole_with_its_gradients() -> None:
+    layer = Encoding(6, 3)
+    x = torch.randn(2, 9, 6, requires_grad=True)
+    inputs = (x, layer.codewords, layer.scale)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    outputs = [encode(x) for encode in (layer, compiled)]
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), inputs) for out in outputs))
+
+
+def test_can_be_exported_for_any_number_of_descriptors() -> None:
+    layer = Encoding(6, 3).eval()
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    exported = torch.export.export(layer, (torch.randn(2, 9, 6),), dynamic_shapes=(sizes,)).module()
+    x = torch.randn(3, 20, 6)
+    torch.testing.assert_close(exported(x), layer(x))
