@@ -8,7 +8,7 @@ from encnet.context import ContextEncoding
 from encnet.dropout import KeyedDropout2d, set_dropout_key
 from encnet.encoding import Encoding
 from encnet.images import IMAGENET_MEAN, IMAGENET_STD, normalize
-from encnet.inference import predict
+from encnet.inference import predict, predict_classes
 from encnet.losses import BatchTotals, LossParts, SegmentationLoss, batch_totals
 from encnet.metrics import ConfusionMatrix
 from encnet.model import SegmentationNet, SegmentationOutput, build_model
@@ -37,6 +37,7 @@ __all__ = [
     "load_weights",
     "normalize",
     "predict",
+    "predict_classes",
     "save_weights",
     "set_dropout_key",
 ]

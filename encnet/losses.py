@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import lt
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encnet.model import SegmentationOutput
+from encnet.upsampled_loss import upsampled_cross_entropy
 
 
 class BatchTotals(NamedTuple):
@@ -50,6 +52,7 @@ class SegmentationLoss(nn.Module):
         class_weights: (num_classes) or None.
         ignore_index: label id of pixels that count nowhere.
         validate: check the label ids of every batch; None means only on the CPU, as on a GPU the check waits for it.
+        align_corners: how logits smaller than the labels are brought to their size; give the model config's.
 
     Raises:
         ValueError: a class weight that is negative or not finite.
@@ -64,6 +67,7 @@ class SegmentationLoss(nn.Module):
         class_weights: Tensor | None = None,
         ignore_index: int = 255,
         validate: bool | None = None,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         if class_weights is not None and not ((class_weights >= 0) & class_weights.isfinite()).all():
@@ -72,25 +76,26 @@ class SegmentationLoss(nn.Module):
         self.se_weight = se_weight
         self.ignore_index = ignore_index
         self.validate = validate
+        self.align_corners = align_corners
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, output: SegmentationOutput, labels: Tensor, totals: BatchTotals | None = None) -> LossParts:
         """Compute this rank's part of the losses. A batch without images or valid pixels gives 0, with a graph.
 
         Args:
-            output: logits of the labels' size.
+            output: logits of the labels' size, or smaller (the model's `upsample=False`): cheaper, and the same.
             labels: (B, H, W) uint8 or int64.
             totals: of the global batch; None computes them with `batch_totals`, a collective where distributed.
 
         Raises:
-            ValueError: labels of another size than the logits, or, where they are checked, ids out of range.
+            ValueError: labels smaller than the logits, or, where they are checked, ids out of range.
         """
         logits = output.logits
         num_classes = logits.shape[1]
-        if labels.shape != logits[:, 0].shape:
+        if labels.dim() != 3 or len(labels) != len(logits) or any(map(lt, labels.shape[1:], logits.shape[2:])):
             raise ValueError(
                 f"labels: shape {tuple(labels.shape)} does not fit logits of shape {tuple(logits.shape)}: "
-                "give (B, H, W) labels of the logits' size"
+                "give (B, H, W) labels of the images' size"
             )
         if self.class_weights is not None and len(self.class_weights) != num_classes:
             raise ValueError(f"class_weights: {len(self.class_weights)} of them: give one for each of {num_classes}")
@@ -109,7 +114,11 @@ class SegmentationLoss(nn.Module):
     def _cross_entropy(self, logits: Tensor, labels: Tensor, totals: BatchTotals) -> Tensor:
         logits = _at_least_float32(logits)
         weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
-        summed = F.cross_entropy(logits, labels.long(), weight=weights, ignore_index=self.ignore_index, reduction="sum")
+        if logits.shape[2:] != labels.shape[1:]:
+            summed = upsampled_cross_entropy(logits, labels, weights, self.ignore_index, self.align_corners)
+        else:
+            ids = labels.long()
+            summed = F.cross_entropy(logits, ids, weight=weights, ignore_index=self.ignore_index, reduction="sum")
         return summed / _divisor(totals.weight, logits.dtype)
 
     def _presence(self, se_logits: Tensor, labels: Tensor, totals: BatchTotals) -> Tensor:

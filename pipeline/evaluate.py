@@ -77,7 +77,10 @@ def evaluate(model: str, protocol: Protocol, experiment: str = "encnet") -> Eval
 
 
 def _check_classes(resolved: ResolvedModel, dataset: DatasetInfo) -> None:
-    _, config = encnet.load_model(resolved.weights)
+    try:
+        config = encnet.read_config(resolved.weights)
+    except ValueError as error:
+        raise InputError(f"MODEL: {error}") from None
     if config.num_classes != len(dataset.classes):
         raise InputError(
             f"data: {dataset.name!r} has {len(dataset.classes)} classes, but {resolved.uri} was trained for "
@@ -132,8 +135,8 @@ def evaluate_share(
     for batch in EvalLoader(store, index, world=world, batch_size=protocol.batch_size):
         images = encnet.normalize(batch.images.to(device), layout)
         crop = protocol.crop_size or None
-        probabilities = encnet.predict(model, images, scales=protocol.scales, flip=protocol.flip, crop_size=crop)
-        matrix.update(probabilities.argmax(1), batch.labels.to(device))
+        classes = encnet.predict_classes(model, images, scales=protocol.scales, flip=protocol.flip, crop_size=crop)
+        matrix.update(classes, batch.labels.to(device))
         ids += batch.sample_ids.tolist()
         if world.rank == 0:  # the shares are equal: one of them tells the progress of all
             board.post.remote({"step": min(num_images, len(ids) * world.size), "steps": num_images})

@@ -28,7 +28,7 @@ class ServedEncNet(PythonModel):
         """Class ids of the most probable class of each pixel. Any image size of at least 32 x 32."""
         images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.uint8))
         with torch.inference_mode():
-            return encnet.predict(self.model, encnet.normalize(images)).argmax(1).to(torch.uint8).numpy()
+            return encnet.predict_classes(self.model, encnet.normalize(images)).to(torch.uint8).numpy()
 
 
 mlflow.models.set_model(ServedEncNet())

@@ -116,6 +116,7 @@ def setup(config: RunConfig, world: World, board: Any) -> Worker:
         aux_weight=config.loss.aux_weight,
         se_weight=config.loss.se_weight,
         class_weights=class_weights(config, dataset),
+        align_corners=config.model.align_corners,
     ).to(device)
     return Worker(
         config=config,
@@ -219,7 +220,7 @@ def train_step(worker: Worker, step: int, lr: float, micro_batches: list[Batch])
             lanes = batch.positions.to(worker.device, non_blocking=True)
             encnet.set_dropout_key(worker.net, worker.config.seed, step, lanes)
             with worker.autocast():
-                output = model(images)
+                output = model(images, upsample=False)
             loss = worker.loss(output, labels, totals)
             # The parts of all ranks add up to the global loss, and DDP takes the mean over ranks: hence the factor.
             worker.scaler.scale(loss.total * worker.world.size).backward()
@@ -270,7 +271,6 @@ def finish_epoch(worker: Worker, meter: Meter, step: int) -> None:
 def validate(worker: Worker) -> encnet.ConfusionMatrix:
     """The confusion matrix of the whole validation split, each sample once, over all ranks."""
     matrix = encnet.ConfusionMatrix(worker.config.model.num_classes)
-    worker.net.eval()
     loader = EvalLoader(
         worker.store,
         worker.val_index,
@@ -279,15 +279,13 @@ def validate(worker: Worker) -> encnet.ConfusionMatrix:
     )
     for batch in loader:
         matrix.update(_predict(worker, batch.images), batch.labels.to(worker.device))
-    worker.net.train()
     return matrix.reduce()
 
 
 def _predict(worker: Worker, images: Tensor) -> Tensor:
     """uint8 images (B, H, W, 3) -> class ids (B, H, W)."""
     with worker.autocast():
-        logits: Tensor = worker.net(worker.normalize(images)).logits
-    return logits.argmax(1)
+        return encnet.predict_classes(worker.net, worker.normalize(images))
 
 
 def log_epoch(worker: Worker, meter: Meter, matrix: encnet.ConfusionMatrix, step: int) -> None:
@@ -305,12 +303,10 @@ def log_epoch(worker: Worker, meter: Meter, matrix: encnet.ConfusionMatrix, step
 @torch.inference_mode()
 def val_pictures(worker: Worker) -> list[np.ndarray]:
     """The first few validation samples as (H, W', 3) pictures: image, truth, prediction, errors."""
-    worker.net.eval()
     pictures = []
     first = EvalLoader(worker.store, worker.val_index, world=World(), lookahead=1)
     for batch in islice(first, worker.config.validation.pictures):
         prediction = _predict(worker, batch.images)[0].cpu().numpy()
         image, truth = batch.images[0].numpy(), batch.labels[0].numpy()
         pictures.append(sample_picture(image, truth, prediction, worker.dataset.palette))
-    worker.net.train()
     return pictures

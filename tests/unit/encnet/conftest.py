@@ -16,9 +16,9 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session", params=[2, 3], ids=["2-ranks", "3-ranks"])
+@pytest.fixture(scope="session", params=[2, 4], ids=["2-ranks", "4-ranks"])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    """Two or three processes of one gloo group."""
+    """Two or four processes of one gloo group."""
     group = Ranks(request.param, tmp_path_factory.mktemp("ranks"))
     yield group
     group.close()

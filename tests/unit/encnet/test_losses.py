@@ -181,7 +181,7 @@ def _whole_batch(batch: int, all_ignored: bool) -> tuple[SegmentationOutput, Ten
 def test_parts_sum_over_ranks_to_the_loss_of_the_whole_batch(
     ranks: Ranks, weights: Tensor | None, all_ignored: bool
 ) -> None:
-    sizes = [3, 1, 0][: ranks.size]
+    sizes = [3, 1, 0, 2][: ranks.size]
     output, labels = _whole_batch(sum(sizes), all_ignored)
     parts = SegmentationLoss(class_weights=weights)(output, labels)
     parts.total.backward()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from encnet import SyncBatchNorm, convert_sync_batchnorm
 from tests.unit.encnet.ranks import Ranks
 
-SHARES: dict[int, list[tuple[int, ...]]] = {2: [(3, 1), (0, 4)], 3: [(2, 1, 1), (0, 3, 1), (4, 0, 0)]}
+SHARES: dict[int, list[tuple[int, ...]]] = {2: [(3, 1), (0, 4)], 4: [(1, 1, 1, 1), (0, 2, 1, 1), (4, 0, 0, 0)]}
 SHAPES: dict[str, tuple[int, ...]] = {"1d": (6, 9), "2d": (6, 5, 7), "vector": (6,)}
 Result = dict[str, Tensor]
 
@@ -137,6 +137,47 @@ def test_options(ranks: Ranks, options: dict[str, Any]) -> None:
 def test_one_collective_each_way(ranks: Ranks) -> None:
     for calls in check(ranks, "2d", torch.float32, 1e-5):
         assert calls == ["all_gather", "all_reduce"] * 2
+
+
+def accumulate(net: nn.Sequential, micro_batches: list[Tensor], evaluates: bool) -> Result:
+    """The last output and the gradients of two micro-batches, one layer frozen, perhaps with evaluations between."""
+    for x in micro_batches:
+        net.train()
+        net[2].eval()
+        out = net(x)
+        out.square().sum().backward()
+        if evaluates:
+            net.eval()(x)
+    gradients = {f"grad {name}": parameter.grad for name, parameter in net.named_parameters()}
+    result = {"out": out, **gradients, **dict(net.named_buffers())}
+    return {name: tensor.detach() for name, tensor in result.items() if tensor is not None}
+
+
+def mixed_net() -> nn.Sequential:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1), layer_of(4, "2d"))
+
+
+def _accumulate_rank(rank: int, share: tuple[int, ...]) -> Result:
+    mine = slice(sum(share[:rank]), sum(share[: rank + 1]))
+    batches = [batch_of(SHAPES["2d"], torch.float32, offset)[0][mine] for offset in (0.0, 2.0)]
+    # Ranks that evaluate alone: no other takes part in a collective.
+    return accumulate(convert_sync_batchnorm(mixed_net()), batches, evaluates=rank == 0)
+
+
+def test_micro_batches_and_frozen_layers_add_up(ranks: Ranks) -> None:
+    batches = [batch_of(SHAPES["2d"], torch.float64, offset)[0] for offset in (0.0, 2.0)]
+    expected = accumulate(mixed_net().double(), batches, evaluates=True)
+    for share in SHARES[ranks.size]:
+        results = ranks.run(_accumulate_rank, share)
+        for name, value in expected.items():
+            if name == "out":
+                actual = torch.cat([result[name] for result in results])
+            elif name.startswith("grad"):
+                actual = torch.stack([result[name] for result in results]).sum(dim=0)
+            else:
+                actual = results[-1][name]
+            assert torch.allclose(actual.to(value), value, rtol=1e-5, atol=1e-5 * value.abs().max().item()), name
 
 
 def _evaluate_rank(rank: int) -> bool:
