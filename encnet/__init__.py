@@ -13,7 +13,7 @@ from encnet.losses import BatchTotals, LossParts, SegmentationLoss, batch_totals
 from encnet.metrics import ConfusionMatrix
 from encnet.model import SegmentationNet, SegmentationOutput, build_model
 from encnet.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
-from encnet.weights import load_model, load_weights, save_weights
+from encnet.weights import load_model, load_weights, read_config, save_weights
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -38,6 +38,7 @@ __all__ = [
     "normalize",
     "predict",
     "predict_classes",
+    "read_config",
     "save_weights",
     "set_dropout_key",
 ]

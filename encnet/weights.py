@@ -1,46 +1,39 @@
-"""Weights in and out: safetensors that describe their model, and the layouts of others' checkpoints."""
+"""Weights in and out: safetensors that describe their model, and the checkpoints of other code bases."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import pickle
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from encnet.backbone import DEPTHS
+from encnet.checkpoint_file import CONFIG_KEY, read_checkpoint
+from encnet.choices import check_choice
 from encnet.config import ModelConfig
-from encnet.model import SegmentationNet, build_model
+from encnet.jpu import JPU
+from encnet.layouts import LAYOUTS, find_layout, infer_fields
+from encnet.model import Head, SegmentationNet, build_model
 
-Part = Literal["all", "backbone"]
-CONFIG_KEY = "encnet.config"
+Part = Literal["all", "all-but-classifiers", "backbone"]
+
 MAX_NAMES = 5
+CLASSIFIERS = ("head.classifier.", "aux_head.classifier.", "head.context.se.", "aux_head.context.se.")
+CLASSIFIER_FIELDS = {"num_classes", "se_loss"}
+BACKBONE_FIELDS = {"backbone", "stem"}
+CONTEXT_FIELDS = {"cem_residual", "cem_reduction"}
+"""These change what the same tensors compute."""
+FREE_FIELDS = {"output_stride", "input_scale", "dropout", "align_corners"}
+"""A model that weights are loaded into may have others than the one they were trained in."""
 
-
-class Layout(NamedTuple):
-    """A way to name the parameters of a network."""
-
-    name: str
-    recognises: Callable[[Iterable[str]], bool]
-    """Whether a checkpoint with these keys has this layout."""
-    translate: Callable[[str], str | None]
-    """A key of the checkpoint -> a key of ours, or None for one that is of no use here."""
-
-
-def _from_torchvision(key: str) -> str | None:
-    return None if key.startswith("fc.") else f"backbone.{key}"
-
-
-LAYOUTS = (
-    Layout("encnet", lambda keys: any(key.startswith("backbone.layer1.") for key in keys), lambda key: key),
-    Layout("torchvision", lambda keys: any(key.startswith("layer1.") for key in keys), _from_torchvision),
-)
+logger = logging.getLogger(__name__)
 
 
 def save_weights(
@@ -66,106 +59,175 @@ def save_weights(
         partial.unlink(missing_ok=True)
 
 
-def load_model(path: str | Path) -> tuple[SegmentationNet, ModelConfig]:
-    """Build the model that `save_weights` wrote, on the CPU, in evaluation mode. Nothing is unpickled.
+def read_config(source: str | Path, progress: bool = True) -> ModelConfig:
+    """Return the config of the model whose weights a file holds.
+
+    Args:
+        source: as for `load_model`.
+        progress: as for `load_model`.
 
     Raises:
-        ValueError: the file is missing, damaged, without a config, or its tensors don't fit the config.
+        ValueError: as for `load_model`.
     """
-    tensors, metadata = _read_safetensors(Path(path))
-    if CONFIG_KEY not in metadata:
-        raise ValueError(f"{path}: no {CONFIG_KEY} in its header: build the model yourself and use load_weights")
-    config = ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
+    return _config(_open(source, progress))
+
+
+def load_model(source: str | Path, progress: bool = True) -> tuple[SegmentationNet, ModelConfig]:
+    """Build the model whose weights a file holds, on the CPU, in evaluation mode, without running code from the file.
+
+    Args:
+        source: a path or http(s) address: what `save_weights` wrote, or a checkpoint of an EncNet or FCN by
+            PyTorch-Encoding or mmsegmentation, whose config is read off its tensors.
+        progress: show the progress of a download on stderr.
+
+    Raises:
+        ValueError: the file is missing, damaged, of an unknown layout, doesn't tell its model's config, or its tensors
+            don't fit the config.
+    """
+    checkpoint = _open(source, progress)
+    config = _config(checkpoint)
     with torch.device("meta"):
         model = build_model(config)
-    _check_fit(path, tensors, model.state_dict())
-    model.load_state_dict(tensors, assign=True)
+    targets = model.state_dict()
+    _check_fit(checkpoint, "all", targets, config)
+    # Only counts of batches may be missing.
+    counts = {name: torch.zeros_like(targets[name], device="cpu") for name in targets.keys() - checkpoint.tensors}
+    model.load_state_dict({**checkpoint.tensors, **counts}, assign=True)
     return model.eval(), config
 
 
-def load_weights(model: nn.Module, path: str | Path, part: Part = "all") -> None:
-    """Copy weights from a file into a model: our own safetensors, or torchvision's ImageNet ResNets.
+def load_weights(model: nn.Module, source: str | Path, part: Part = "all", progress: bool = True) -> None:
+    """Copy weights from a file into a model: ours, PyTorch-Encoding's, mmsegmentation's or an ImageNet ResNet's.
 
-    Tolerated: wrappers with a `state_dict`, a `module.` prefix, classifiers of other tasks, no `num_batches_tracked`.
+    Tolerated: wrappers with a `state_dict`, a `module.` prefix, ImageNet classifiers, no `num_batches_tracked`.
+    If `part` is "all", the model's `align_corners` becomes that of the model the weights come from, and a log entry of
+    level INFO says so: go on with `model.config`, when saving and for the loss.
 
     Args:
         model: what `build_model` returned; unchanged if the file doesn't fit.
-        path: a .safetensors file, or a torch checkpoint, which is read without running code from it.
-        part: "all" of the model, or its "backbone" only.
+        source: a path or http(s) address of a .safetensors file or a torch checkpoint, which is read without running
+            code from it.
+        part: "all" of the model, its "backbone" only, or "all-but-classifiers", for other classes: without the last
+            layers of the heads and without the SE branch.
+        progress: show the progress of a download on stderr.
 
     Raises:
-        ValueError: the file is missing, unreadable or of an unknown layout, or keys are missing, unexpected or of
-            another shape; they are named.
+        ValueError: the file is missing, unreadable or of an unknown layout; or keys are missing, left over or of
+            another shape: they are named, and the options with which the model would fit.
     """
-    path = Path(path)
-    if part not in ("all", "backbone"):
-        raise ValueError(f"part: {part!r} is not a choice: give 'all' or 'backbone'")
-    tensors = _read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_checkpoint(path)
-    translated = _translate(path, tensors)
-    targets = model.state_dict()
-    if part == "backbone":
-        translated = {key: value for key, value in translated.items() if key.startswith("backbone.")}
-        targets = {key: value for key, value in targets.items() if key.startswith("backbone.")}
-    _check_fit(path, translated, targets)
-    model.load_state_dict(translated, strict=False)
+    check_choice("part", part, get_args(Part))
+    if not isinstance(model, SegmentationNet):
+        raise ValueError(f"model: a {type(model).__name__} is not what build_model returned: give the model inside it")
+    checkpoint = _open(source, progress)
+    chosen = checkpoint._replace(tensors=_select(checkpoint.tensors, part))
+    _check_fit(chosen, part, _select(model.state_dict(), part), model.config)
+    model.load_state_dict(chosen.tensors, strict=False)
+    if part == "all":
+        _adopt_align_corners(model, checkpoint)
 
 
-def _translate(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a checkpoint's tensors to our names."""
-    tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
-    layout = next((layout for layout in LAYOUTS if layout.recognises(tensors)), None)
+class _Checkpoint(NamedTuple):
+    """Tensors under our names."""
+
+    source: str | Path
+    tensors: dict[str, Tensor]
+    keys: dict[str, str]
+    """Our name -> the file's."""
+    fields: dict[str, Any]
+    """What is known of its model's config: all where the file states it."""
+
+
+def _open(source: str | Path, progress: bool) -> _Checkpoint:
+    """Read a file and translate its keys."""
+    file = read_checkpoint(source, progress)
+    layout = find_layout(file.tensors)
     if layout is None:
         known = ", ".join(layout.name for layout in LAYOUTS)
-        raise ValueError(f"{path}: keys such as {_some(tensors)} are of no known layout: give one of {known}")
-    renamed = {layout.translate(key): tensor for key, tensor in tensors.items()}
-    return {key: tensor for key, tensor in renamed.items() if key is not None}
+        raise ValueError(f"{source}: keys such as {_some(file.tensors)} are of no known layout: give one of {known}")
+    keys = {name: key for key in file.tensors if (name := layout.translate(key)) is not None}
+    tensors = {name: file.tensors[key] for name, key in keys.items()}
+    return _Checkpoint(source, tensors, keys, {**infer_fields(tensors), **layout.behaviour, **file.config})
 
 
-def _check_fit(path: str | Path, tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError that names missing, unexpected and mis-shaped keys."""
-    optional = ".num_batches_tracked"
-    missing = [key for key in targets if key not in tensors and not key.endswith(optional)]
-    unexpected = [key for key in tensors if key not in targets]
+def _config(checkpoint: _Checkpoint) -> ModelConfig:
+    source, fields = checkpoint.source, checkpoint.fields
+    if "num_classes" not in fields:
+        raise ValueError(f"{source}: holds no whole model: build one, and load_weights(..., part='backbone')")
+    for name, choices in {"backbone": ", ".join(DEPTHS), "stem": "plain, deep64, deep128"}.items():
+        if name not in fields:
+            raise ValueError(f"{source}: its {name} is none of {choices}: give a checkpoint of one of these")
+    if "align_corners" not in fields:
+        raise ValueError(f"{source}: no {CONFIG_KEY} in its header: build the model yourself and use load_weights")
+    try:
+        return ModelConfig.from_dict(fields)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _select(tensors: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
+    """Return the tensors of a part of the model."""
+    if part == "backbone":
+        return {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+    left_out = CLASSIFIERS if part == "all-but-classifiers" else ()
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(left_out)}
+
+
+def _check_fit(checkpoint: _Checkpoint, part: Part, targets: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Raise a ValueError that names missing, left over and mis-shaped keys, and what to do."""
+    tensors, optional = checkpoint.tensors, ".num_batches_tracked"
+    missing = [name for name in targets if name not in tensors and not name.endswith(optional)]
+    left_over = [checkpoint.keys[name] for name in tensors if name not in targets]
     shapes = [
-        f"{key} {tuple(tensor.shape)} for {tuple(targets[key].shape)}"
-        for key, tensor in tensors.items()
-        if key in targets and tensor.shape != targets[key].shape
+        f"{name} {tuple(tensor.shape)} for {tuple(targets[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in targets and tensor.shape != targets[name].shape
     ]
-    faults = {"missing": missing, "unexpected": unexpected, "mis-shaped": shapes}
-    found = "; ".join(f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
+    faults = {"missing": missing, "left over": left_over, "mis-shaped": shapes}
+    found = "; ".join(f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names)
+    other = _differences(checkpoint.fields, config, part)
+    if not found and config.arch == "encnet" and CONTEXT_FIELDS & other.keys():
+        found = "its tensors do, but its context module computes otherwise"
     if found:
-        raise ValueError(f"{path}: does not fit the model: {found}: match the model's config, or load part='backbone'")
+        raise ValueError(f"{checkpoint.source}: does not fit the model: {found}: {_remedy(checkpoint, other, part)}")
+
+
+def _differences(fields: Mapping[str, Any], config: ModelConfig, part: Part) -> dict[str, Any]:
+    """Return those of the checkpoint's fields that the model would need for this part and doesn't have."""
+    if part == "backbone":
+        needed = BACKBONE_FIELDS
+    else:
+        needed = fields.keys() - FREE_FIELDS - (CLASSIFIER_FIELDS if part == "all-but-classifiers" else set())
+    return {name: value for name, value in fields.items() if name in needed and value != getattr(config, name)}
+
+
+def _remedy(checkpoint: _Checkpoint, other: Mapping[str, Any], part: Part) -> str:
+    """Say how the file can be loaded."""
+    build = "build the model with " + ", ".join(f"{name}={value!r}" for name, value in other.items())
+    if part != "backbone" and "num_classes" not in checkpoint.fields:
+        load = "load part='backbone', which is all that can be used of it"
+        return f"{build} and {load}" if other else load
+    if "num_classes" in other and other.keys() <= CLASSIFIER_FIELDS:
+        return f"{build}, or load part='all-but-classifiers'"
+    if other:
+        return build
+    another = (
+        f"give a checkpoint of {', '.join(DEPTHS)}" if part == "backbone" else "load part='backbone' if that helps"
+    )
+    return f"no option of the model makes it fit: {another}"
+
+
+def _adopt_align_corners(model: SegmentationNet, checkpoint: _Checkpoint) -> None:
+    """Resize as the model did that the weights come from, where that is known."""
+    align_corners = checkpoint.fields.get("align_corners", model.config.align_corners)
+    if align_corners == model.config.align_corners:
+        return
+    logger.info("%s: its model has align_corners=%s, set on this one", checkpoint.source, align_corners)
+    model.config = replace(model.config, align_corners=align_corners)
+    for module in model.modules():
+        if isinstance(module, Head | JPU):
+            module.align_corners = align_corners
 
 
 def _some(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the header's metadata."""
-    _check_exists(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}): write or download it again") from error
-
-
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read a torch checkpoint's state dict, on the CPU, refusing anything but plain data."""
-    _check_exists(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: not a torch checkpoint of plain tensors ({reason}): convert it first") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: holds no state dict of tensors: save model.state_dict() and give that")
-    return state
-
-
-def _check_exists(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file: check the path")
