@@ -5,6 +5,7 @@ from __future__ import annotations
 from encnet.backbone import ResNet
 from encnet.config import ModelConfig
 from encnet.context import ContextEncoding
+from encnet.cost import Cost, ModelCost, model_cost
 from encnet.dropout import KeyedDropout2d, set_dropout_key
 from encnet.encoding import Encoding
 from encnet.images import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -21,10 +22,12 @@ __all__ = [
     "BatchTotals",
     "ConfusionMatrix",
     "ContextEncoding",
+    "Cost",
     "Encoding",
     "KeyedDropout2d",
     "LossParts",
     "ModelConfig",
+    "ModelCost",
     "ResNet",
     "SegmentationLoss",
     "SegmentationNet",
@@ -35,6 +38,7 @@ __all__ = [
     "convert_sync_batchnorm",
     "load_model",
     "load_weights",
+    "model_cost",
     "normalize",
     "predict",
     "predict_classes",

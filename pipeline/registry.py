@@ -37,7 +37,7 @@ class ResolvedModel:
     """A model pinned down: an alias resolved once, its weights on this machine."""
 
     uri: str
-    """models:/NAME/VERSION, or the folder."""
+    """models:/NAME/VERSION, or the folder or file."""
     weights: Path
     name: str = ""
     version: str = ""
@@ -101,7 +101,7 @@ def _no_bytecode() -> Iterator[None]:
 
 @contextmanager
 def resolve_model(uri: str) -> Iterator[ResolvedModel]:
-    """The model behind `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/...` or a folder, while the block runs.
+    """The model behind `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/...`, a folder or a file, for the block.
 
     Raises InputError for a URI that names no model.
     """
@@ -159,8 +159,8 @@ def _pin(client: mlflow.MlflowClient, uri: str) -> ResolvedModel:
     )
 
 
-def _find_weights(folder: Path, uri: str) -> Path:
-    for place in (folder / _WEIGHTS, folder / "weights.safetensors"):
+def _find_weights(path: Path, uri: str) -> Path:
+    for place in (path, path / _WEIGHTS, path / "weights.safetensors"):
         if place.is_file():
             return place
     raise InputError(f"MODEL: {uri!r}: holds no weights.safetensors: name a registered model or a folder with one")

@@ -19,6 +19,7 @@ _VERBS = {
     "data": ("workflows.prepare:data", "Turn a data set folder into shards on storage."),
     "train": ("workflows.train:train", "Train a recipe on the Ray cluster; register the best weights."),
     "evaluate": ("workflows.evaluate:evaluate", "Evaluate a registered model on a split, each sample once."),
+    "models": ("workflows.models:models", "Show what models cost; export them as ONNX or pt2."),
     "submit": ("workflows.submit:submit", "Run any verb as a Ray job and follow its log."),
 }
 

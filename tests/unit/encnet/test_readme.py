@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 import encnet
-from encnet import ModelConfig, build_model
+from encnet import ModelConfig
 from encnet.config import PRESETS
 
 README = (Path(encnet.__file__).parent / "README.md").read_text()
@@ -21,12 +20,18 @@ def test_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"loss \d+\.\d+, mIoU 0\.\d+\n", capsys.readouterr().out)
 
 
-def test_sizes_in_the_table_of_presets() -> None:
-    (row,) = re.findall(r"^\| parameters in training.*$", README, re.MULTILINE)
-    configs = [ModelConfig(num_classes=150)] + [ModelConfig.preset(name, num_classes=150) for name in PRESETS]  # type: ignore[arg-type]
-    with torch.device("meta"):
-        sizes = [sum(p.numel() for p in build_model(config).parameters()) for config in configs]
-    assert re.findall(r"([\d.]+) M", row) == [f"{size / 1e6:.2f}" for size in sizes]
+@pytest.mark.parametrize(("row", "jpu"), [("parameters in training", False), ("the same with `jpu=True`", True)])
+def test_sizes_in_the_table_of_presets(row: str, jpu: bool) -> None:
+    (line,) = re.findall(rf"^\| {row}.*$", README, re.MULTILINE)
+    presets = [ModelConfig.preset(name, num_classes=150, jpu=jpu) for name in PRESETS]  # type: ignore[arg-type]
+    costs = [encnet.model_cost(config) for config in (ModelConfig(num_classes=150, jpu=jpu), *presets)]
+    assert re.findall(r"([\d.]+) M", line) == [f"{cost.training.parameters / 1e6:.2f}" for cost in costs]
+
+
+def test_multiply_adds_with_jpu() -> None:
+    costs = [encnet.model_cost(ModelConfig(num_classes=150, jpu=jpu)) for jpu in (False, True)]
+    dilated, jpu = (f"{cost.inference.multiply_adds / 1e9:.1f}" for cost in costs)
+    assert f"{dilated} G multiply-adds become {jpu} G" in README
 
 
 def test_every_public_name_exists() -> None:
