@@ -26,6 +26,8 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pipeline.environment import overridden
 from pipeline.errors import InputError, TrackingError, first_line
 
+_logger = logging.getLogger(__name__)
+
 RUN_TAG = "encnet.run"
 _MAX_BATCH = 500
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
@@ -132,6 +134,19 @@ def run_url(client: mlflow.MlflowClient, run_id: str) -> str:
     return f"{client.tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
+class _Monitor(SystemMetricsMonitor):
+    """Logs the last, unfinished interval too: a run of a few seconds would have no system metrics otherwise."""
+
+    def monitor(self) -> None:
+        """Collect and log until the run ends."""
+        super().monitor()
+        try:
+            if rest := self.aggregate_metrics():
+                self.publish_metrics(rest)
+        except MlflowException as error:
+            _logger.warning("MLflow: the last system metrics of the run are lost: %s", first_line(error))
+
+
 class Tracker(AbstractContextManager["Tracker"]):
     """Writes to one MLflow run; system metrics of this node are logged while it is open."""
 
@@ -139,9 +154,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self.client = connect()
         self.run_id = run_id
         self._monitor = (
-            SystemMetricsMonitor(run_id, sampling_interval=5, resume_logging=True, node_id=node)
-            if system_metrics
-            else None
+            _Monitor(run_id, sampling_interval=5, resume_logging=True, node_id=node) if system_metrics else None
         )
 
     def __enter__(self) -> Tracker:
