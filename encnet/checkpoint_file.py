@@ -81,21 +81,19 @@ def read_checkpoint(source: str | Path, progress: bool = True) -> CheckpointFile
         return _read(path)
     except ValueError:
         if fresh:
-            path.unlink()  # a download cut short must not be what the next call finds
+            path.unlink(missing_ok=True)  # a download cut short must not be what the next call finds
         raise
 
 
 def _cache_path(address: str) -> Path:
-    name = PurePosixPath(urlsplit(address).path).name
-    # A name with a digest is one file wherever it lies, and torchvision may have fetched it. Others may be two.
-    if not re.search(r"-[0-9a-f]{8,}\.", name):
-        name = f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{name}"
+    # Files of one name may lie at many addresses, and what is in the cache under a name alone may be anybody's.
+    name = f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{PurePosixPath(urlsplit(address).path).name}"
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def _download(address: str, path: Path, progress: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(path), progress=progress)
     except (OSError, HTTPException) as error:
         raise ValueError(
@@ -116,12 +114,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}): write or download it again") from error
     try:
         config = json.loads(metadata.get(CONFIG_KEY, "{}"))
         return tensors, asdict(ModelConfig.from_dict(config)) if config else {}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: {CONFIG_KEY} in its header is not a ModelConfig ({error}): write it again"
         ) from error

@@ -99,39 +99,47 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """With g the gradient of e, r_ik = x_i - d_k, l_ik the softmax's input and w_ik = scale_k * dl_ik:
+        with torch.autocast("cpu" if grad.is_meta else grad.device.type, enabled=False):
+            return _gradients(grad, *ctx.saved_tensors)
 
-        dl_ik = a_ik * (g_k r_ik - sum_j a_ij g_j r_ij);  dscale_k = sum_i dl_ik ||r_ik||^2;
-        dx_i = sum_k a_ik g_k + 2 w_ik r_ik;  dd_k = -sum_i a_ik g_k + 2 w_ik r_ik.
-        """
-        x_in, codewords_in, scale_in, assignment, distances = ctx.saved_tensors
-        x, codewords, dtype = _center(x_in, codewords_in)
-        pull = x @ grad.transpose(1, 2) - (grad * codewords).sum(dim=2).unsqueeze(1)  # g_k r_ik, (B, N, K)
-        pull -= (assignment * pull).sum(dim=2, keepdim=True)
-        grad_logits = pull.mul_(assignment)  # (B, N, K)
-        grad_scale = (grad_logits * distances).sum(dim=(0, 1))  # (K)
-        twice_w = grad_logits.mul_(2 * scale_in.to(dtype))  # (B, N, K)
-        mass = assignment.sum(dim=1).unsqueeze(2)  # (B, K, 1)
-        grad_codewords = (
-            twice_w.sum(dim=(0, 1)).unsqueeze(1) * codewords
-            - twice_w.flatten(0, 1).T @ x.flatten(0, 1)
-            - (mass * grad).sum(dim=0)
-        )  # (K, C)
-        # In the descriptors' own copy, which nobody needs any more, and both sums over k in one product.
-        weights = torch.cat([assignment, -twice_w], dim=2)  # (B, N, 2K)
-        vectors = torch.cat([grad, codewords.expand_as(grad)], dim=1)  # (B, 2K, C)
-        grad_x = x.mul_(twice_w.sum(dim=2, keepdim=True)).baddbmm_(weights, vectors)  # (B, N, C)
-        return grad_x.to(x_in.dtype), grad_codewords.to(codewords_in.dtype), grad_scale.to(scale_in.dtype)
+
+def _gradients(
+    grad: Tensor, x_in: Tensor, codewords_in: Tensor, scale_in: Tensor, assignment: Tensor, distances: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With g the gradient of e, r_ik = x_i - d_k, l_ik the softmax's input and w_ik = scale_k * dl_ik:
+
+    dl_ik = a_ik * (g_k r_ik - sum_j a_ij g_j r_ij);  dscale_k = sum_i dl_ik ||r_ik||^2;
+    dx_i = sum_k a_ik g_k + 2 w_ik r_ik;  dd_k = -sum_i a_ik g_k + 2 w_ik r_ik.
+    """
+    x, codewords, dtype = _center(x_in, codewords_in)
+    pull = x @ grad.transpose(1, 2) - (grad * codewords).sum(dim=2).unsqueeze(1)  # g_k r_ik, (B, N, K)
+    pull -= (assignment * pull).sum(dim=2, keepdim=True)
+    grad_logits = pull.mul_(assignment)  # (B, N, K)
+    grad_scale = (grad_logits * distances).sum(dim=(0, 1))  # (K)
+    twice_w = grad_logits.mul_(2 * scale_in.to(dtype))  # (B, N, K)
+    mass = assignment.sum(dim=1).unsqueeze(2)  # (B, K, 1)
+    grad_codewords = (
+        twice_w.sum(dim=(0, 1)).unsqueeze(1) * codewords
+        - twice_w.flatten(0, 1).T @ x.flatten(0, 1)
+        - (mass * grad).sum(dim=0)
+    )  # (K, C)
+    # In the descriptors' own copy, which nobody needs any more, and both sums over k in one product.
+    weights = torch.cat([assignment, -twice_w], dim=2)  # (B, N, 2K)
+    vectors = torch.cat([grad, codewords.expand_as(grad)], dim=1)  # (B, 2K, C)
+    grad_x = x.mul_(twice_w.sum(dim=2, keepdim=True)).baddbmm_(weights, vectors)  # (B, N, C)
+    return grad_x.to(x_in.dtype), grad_codewords.to(codewords_in.dtype), grad_scale.to(scale_in.dtype)
 
 
 def _center(x: Tensor, codewords: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
-    """Return copies of both, of at least float32, moved so that the mean codeword is 0.
+    """Return copies of both, of at least float32, moved so that the codewords' median in each channel is 0.
 
-    Residuals don't change when X and D move together; near the codewords the expanded square loses no digits.
+    Residuals don't change when X and D move together; near the codewords the expanded square loses no digits. Not the
+    mean: one codeword far from the others would draw it away from them.
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, codewords.dtype), torch.float32)
-    center = codewords.to(dtype).mean(dim=0)  # (C)
-    return x.to(dtype) - center, codewords.to(dtype) - center, dtype
+    codewords = codewords.to(dtype)
+    center = codewords.topk(len(codewords) // 2 + 1, dim=0).values[-1]  # (C); ONNX knows no median
+    return x.to(dtype) - center, codewords - center, dtype
 
 
 def _squared_distances(x: Tensor, codewords: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encnet.backbone import check_images
-from encnet.model import MIN_SIZE
+from encnet.model import MIN_SIZE, upsampling_format
 from encnet.windows import Axis, Views
 
 STRIPE_WINDOWS = 4
@@ -121,7 +121,7 @@ def upsampled_argmax(logits: Tensor, size: Sequence[int], align_corners: bool = 
     logits = logits.contiguous(memory_format=torch.channels_last)
     # F.interpolate would take new memory for each image; that takes as long as the upsampling.
     shape = (1, num_classes, *size)
-    upsampled = torch.empty(shape, dtype=logits.dtype, device=logits.device, memory_format=torch.channels_last)
+    upsampled = torch.empty(shape, dtype=logits.dtype, device=logits.device, memory_format=upsampling_format(shape))
     for image, result in zip(logits.split(1), classes, strict=True):
         torch.ops.aten.upsample_bilinear2d.out(image, list(size), align_corners, out=upsampled)
         result.copy_(upsampled[0].max(0).indices)  # the first of equals, as argmax, in half its time
@@ -141,7 +141,7 @@ def _views(
     check_images(images)
     if not images.numel():
         raise ValueError(f"images: shape {tuple(images.shape)} holds nothing: give at least one image of one pixel")
-    if not scales or min(scales) <= 0:
+    if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"scales: {tuple(scales)}: give at least one, all above 0")
     if window_batch is not None and window_batch < 1:
         raise ValueError(f"window_batch: {window_batch} is too small: give at least 1")
@@ -203,7 +203,8 @@ def _align_corners(model: nn.Module) -> bool:
 
 
 def _config(model: nn.Module) -> object:
-    return getattr(model, "config", None)
+    """The config of a network, also inside DistributedDataParallel or DataParallel."""
+    return getattr(getattr(model, "module", model), "config", None)
 
 
 def _ids_dtype(num_classes: int) -> torch.dtype:

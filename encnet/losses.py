@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from operator import lt
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class SegmentationLoss(nn.Module):
         align_corners: how logits smaller than the labels are brought to their size; give the model config's.
 
     Raises:
-        ValueError: a class weight that is negative or not finite.
+        ValueError: a weight that is negative or not finite.
     """
 
     class_weights: Tensor | None
@@ -70,6 +71,9 @@ class SegmentationLoss(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
+        for name, weight in (("aux_weight", aux_weight), ("se_weight", se_weight)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name}: {weight}: give a finite number of at least 0")
         if class_weights is not None and not ((class_weights >= 0) & class_weights.isfinite()).all():
             raise ValueError(f"class_weights: {class_weights.tolist()}: give finite numbers of at least 0")
         self.aux_weight = aux_weight
@@ -97,6 +101,9 @@ class SegmentationLoss(nn.Module):
                 f"labels: shape {tuple(labels.shape)} does not fit logits of shape {tuple(logits.shape)}: "
                 "give (B, H, W) labels of the images' size"
             )
+        if labels.is_floating_point():
+            raise ValueError(f"labels: dtype {labels.dtype} holds no class ids: give uint8 or int64")
+        labels = labels.long()
         if self.class_weights is not None and len(self.class_weights) != num_classes:
             raise ValueError(f"class_weights: {len(self.class_weights)} of them: give one for each of {num_classes}")
         if self.validate or (self.validate is None and labels.device.type == "cpu"):
@@ -117,8 +124,7 @@ class SegmentationLoss(nn.Module):
         if logits.shape[2:] != labels.shape[1:]:
             summed = upsampled_cross_entropy(logits, labels, weights, self.ignore_index, self.align_corners)
         else:
-            ids = labels.long()
-            summed = F.cross_entropy(logits, ids, weight=weights, ignore_index=self.ignore_index, reduction="sum")
+            summed = F.cross_entropy(logits, labels, weight=weights, ignore_index=self.ignore_index, reduction="sum")
         return summed / _divisor(totals.weight, logits.dtype)
 
     def _presence(self, se_logits: Tensor, labels: Tensor, totals: BatchTotals) -> Tensor:
@@ -149,13 +155,14 @@ def batch_totals(
     Raises:
         ValueError: on the CPU and with class weights, a label id without a weight.
     """
+    labels = labels.long()  # a uint8 would take an ignore_index of -100 for 156
     valid = labels != ignore_index
     if class_weights is None:
         weight = valid.sum()
     else:
         if labels.device.type == "cpu":
             check_labels(labels, len(class_weights), ignore_index)
-        ids = labels.where(valid, 0).long()
+        ids = labels.where(valid, 0)
         weight = (class_weights.to(labels.device)[ids] * valid).sum(dtype=torch.float64)
     totals = torch.stack([weight.double(), torch.full_like(weight, len(labels), dtype=torch.float64)])
     if dist.is_available() and dist.is_initialized():
@@ -177,6 +184,7 @@ def check_labels(labels: Tensor, num_classes: int, ignore_index: int = 255) -> N
     Raises:
         ValueError: an id out of range.
     """
+    labels = labels.long()
     bad = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
     if bad.any():
         raise ValueError(

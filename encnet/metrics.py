@@ -34,7 +34,8 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.count_absent = count_absent
-        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        with torch.inference_mode(False):  # or it could not be updated outside of it
+            self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count the pixels of a batch, on the device they are on.
@@ -129,7 +130,7 @@ class ConfusionMatrix:
     @property
     def pix_acc(self) -> float:
         """Share of valid pixels that are right."""
-        return float(self.matrix.diagonal().sum() / self.matrix.sum())
+        return float(self.matrix.diagonal().sum().double() / self.matrix.sum())
 
     @property
     def freq_weighted_iou(self) -> float:

@@ -155,7 +155,8 @@ class SegmentationNet(nn.Module):
         if size is None:
             return logits
         # Upsampling, and taking the argmax of the result, is twice as fast with a pixel's classes side by side.
-        logits = logits.contiguous(memory_format=torch.channels_last)
+        if not logits.is_cuda or upsampling_format((*logits.shape[:2], *size)) == torch.channels_last:
+            logits = logits.contiguous(memory_format=torch.channels_last)
         return _resize(logits, size, self.config.align_corners)
 
 
@@ -167,6 +168,11 @@ def build_model(config: ModelConfig) -> SegmentationNet:
 def _context(channels: int, config: ModelConfig) -> ContextEncoding:
     se_classes = config.num_classes if config.se_loss else None
     return ContextEncoding(channels, config.num_codes, se_classes, config.cem_residual, config.cem_reduction)
+
+
+def upsampling_format(shape: Sequence[int]) -> torch.memory_format:
+    """The memory format for upsampling to a shape: on GPUs channels_last ends at 2**31 elements."""
+    return torch.channels_last if math.prod(shape) < 2**31 else torch.contiguous_format
 
 
 def _resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:

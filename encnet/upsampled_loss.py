@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -43,8 +44,9 @@ def upsampled_cross_entropy(
         A scalar of the logits' dtype, at least float32.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
+    labels = labels.long()  # a uint8 would take an ignore_index of -100 for 156
     valid = labels != ignore_index
-    ids = labels.where(valid, 0).long()
+    ids = labels.where(valid, 0)
     weights = valid.to(dtype) if class_weights is None else class_weights.to(dtype)[ids] * valid
     with torch.autocast(logits.device.type, enabled=False):
         summed: Tensor = _UpsampledCrossEntropy.apply(logits.to(dtype), ids, weights, align_corners)
@@ -61,16 +63,17 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, ids: Tensor, weights: Tensor, align_corners: bool) -> Tensor:
         grad = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
         total = logits.new_zeros((), dtype=torch.float64)
-        columns = _interpolation(logits, ids.shape[2], align_corners)
+        columns = _interpolation(logits.shape[3], ids.shape[2], align_corners, logits.device, logits.dtype).matrix
         for strip in _strips(logits, ids.shape[1:], align_corners):
             total += _add_strip(logits, ids, weights, columns, strip, grad)
-        ctx.grad = grad
+        ctx.save_for_backward(grad)
         return total.to(logits.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.grad * upstream, None, None, None
+        (grad,) = ctx.saved_tensors
+        return grad * upstream, None, None, None
 
 
 class Strip(NamedTuple):
@@ -91,13 +94,11 @@ def _strips(logits: Tensor, size: Sequence[int], align_corners: bool) -> Iterato
     rows_that_fit = most // max(1, channels * size[1])
     most_rows = max(1, rows_that_fit)
     most_images = max(1, rows_that_fit // math.ceil(size[0] / length))
-    indices, weights = taps_at(positions(length, size[0], align_corners), length)  # (2, H) each
-    lows, highs = indices.tolist()
-    mix = weights.to(logits.device, logits.dtype)
+    axis = _interpolation(length, size[0], align_corners, logits.device, logits.dtype)
     for first in range(0, batch, most_images):
-        for top, bottom in pairwise([*_cuts(lows, most_rows), size[0]]):
+        for top, bottom in pairwise([*_cuts(axis.lows, most_rows), size[0]]):
             images, rows = slice(first, first + most_images), slice(top, bottom)
-            yield Strip(images, rows, lows[top], highs[top], mix[:, rows])
+            yield Strip(images, rows, axis.lows[top], axis.highs[top], axis.mix[:, rows])
 
 
 def _cuts(lows: Sequence[int], most_rows: int) -> list[int]:
@@ -130,9 +131,26 @@ def _add_strip(
     return ((mass.log() - picked) * weight).sum(dtype=torch.float64)
 
 
-def _interpolation(logits: Tensor, out_length: int, align_corners: bool) -> Tensor:
-    """(out_length, w): the matrix that interpolates the logits' columns."""
-    length = logits.shape[3]
-    indices, weights = taps_at(positions(length, out_length, align_corners), length)  # (2, out_length) each
-    matrix = weights.new_zeros(out_length, length).scatter_add_(1, indices.T, weights.T)
-    return matrix.to(logits.device, logits.dtype)
+class Interpolation(NamedTuple):
+    """Linear interpolation along one axis: each output is a mix of two inputs."""
+
+    lows: list[int]
+    """(outputs): the first of the two."""
+    highs: list[int]
+    """(outputs): the second, which may be the first."""
+    mix: Tensor
+    """(2, outputs): what is taken of each."""
+    matrix: Tensor
+    """(outputs, inputs): all of it as one product."""
+
+
+@lru_cache(maxsize=64)  # to copy these to a GPU at every step would wait for the work that it has in hand
+def _interpolation(
+    inputs: int, outputs: int, align_corners: bool, device: torch.device, dtype: torch.dtype
+) -> Interpolation:
+    """How `inputs` points become `outputs`, as in F.interpolate."""
+    with torch.inference_mode(False):  # or what is kept could not be used in training later
+        indices, weights = taps_at(positions(inputs, outputs, align_corners), inputs)  # (2, outputs) each
+        matrix = weights.new_zeros(outputs, inputs).scatter_add_(1, indices.T, weights.T)
+        lows, highs = indices.tolist()
+        return Interpolation(lows, highs, weights.to(device, dtype), matrix.to(device, dtype))

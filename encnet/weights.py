@@ -86,13 +86,16 @@ def load_model(source: str | Path, progress: bool = True) -> tuple[SegmentationN
     """
     checkpoint = _open(source, progress)
     config = _config(checkpoint)
-    with torch.device("meta"):
-        model = build_model(config)
+    try:
+        with torch.device("meta"):
+            model = build_model(config)
+    except (RuntimeError, TypeError) as error:  # sizes that no memory holds
+        raise ValueError(f"{source}: no network can be built as its config says ({error}): write it again") from error
     targets = model.state_dict()
     _check_fit(checkpoint, "all", targets, config)
     # Only counts of batches may be missing.
     counts = {name: torch.zeros_like(targets[name], device="cpu") for name in targets.keys() - checkpoint.tensors}
-    model.load_state_dict({**checkpoint.tensors, **counts}, assign=True)
+    model.load_state_dict({**_of_one_precision(checkpoint.tensors), **counts}, assign=True)
     return model.eval(), config
 
 
@@ -177,18 +180,39 @@ def _check_fit(checkpoint: _Checkpoint, part: Part, targets: Mapping[str, Tensor
     tensors, optional = checkpoint.tensors, ".num_batches_tracked"
     missing = [name for name in targets if name not in tensors and not name.endswith(optional)]
     left_over = [checkpoint.keys[name] for name in tensors if name not in targets]
+    unfit = [name for name, tensor in tensors.items() if name in targets and not _is_plain(tensor, targets[name])]
     shapes = [
         f"{name} {tuple(tensor.shape)} for {tuple(targets[name].shape)}"
         for name, tensor in tensors.items()
-        if name in targets and tensor.shape != targets[name].shape
+        if name in targets and name not in unfit and tensor.shape != targets[name].shape
     ]
-    faults = {"missing": missing, "left over": left_over, "mis-shaped": shapes}
+    faults = {
+        "missing": missing,
+        "left over": left_over,
+        "mis-shaped": shapes,
+        "sparse, quantised or of another kind of number": unfit,
+    }
     found = "; ".join(f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names)
     other = _differences(checkpoint.fields, config, part)
     if not found and config.arch == "encnet" and CONTEXT_FIELDS & other.keys():
         found = "its tensors do, but its context module computes otherwise"
     if found:
         raise ValueError(f"{checkpoint.source}: does not fit the model: {found}: {_remedy(checkpoint, other, part)}")
+
+
+def _of_one_precision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are, or where their precisions differ, which no forward pass could work with, in float32."""
+    if len({tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) < 2:
+        return tensors
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _is_plain(tensor: Tensor, target: Tensor) -> bool:
+    """Whether a tensor can be copied into another without loss of more than digits."""
+    special = tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested
+    if special or tensor.is_complex() or tensor.is_floating_point() != target.is_floating_point():
+        return False
+    return not tensor.is_floating_point() or tensor.dtype.itemsize > 1
 
 
 def _differences(fields: Mapping[str, Any], config: ModelConfig, part: Part) -> dict[str, Any]:

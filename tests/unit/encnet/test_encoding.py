@@ -95,6 +95,36 @@ def test_float32_is_as_good_as_float64(mean: float, spread: float, sizes: tuple[
         assert (ours.double() - truth).norm() <= 1e-5 * truth.norm()
 
 
+@pytest.mark.parametrize("offset", [10.0, 1000.0])
+def test_one_codeword_far_from_the_others_costs_no_digits(offset: float) -> None:
+    layer = Encoding(64, 8)
+    with torch.no_grad():
+        layer.codewords[3] += offset
+        layer.scale.copy_(torch.linspace(-1, -0.1, 8) / 64)
+    x = torch.randn(1, 200, 64)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, layer.codewords, layer.scale)]
+    inputs = [x.requires_grad_(), layer.codewords, layer.scale]
+    actual, expected = layer(x), reference_by_codeword(*exact)
+    grads = zip(
+        torch.autograd.grad(actual.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), exact),
+        strict=True,
+    )
+    for ours, truth in ((actual, expected), *grads):
+        assert (ours.double() - truth).norm() <= 1e-5 * truth.norm()
+
+
+def test_backward_under_autocast_is_that_outside() -> None:
+    layer = Encoding(16, 8)
+    x = torch.randn(2, 50, 16).half().requires_grad_()
+    inputs = [x, layer.codewords, layer.scale]
+    with torch.autocast("cpu", torch.float16):
+        out = layer(x)
+        inside = torch.autograd.grad(out.sum() * 4096, inputs, retain_graph=True)
+    for actual, expected in zip(inside, torch.autograd.grad(out.sum() * 4096, inputs), strict=True):
+        assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("magnitude", [4.0, 1000.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_works_in_float32_under_autocast(dtype: torch.dtype, magnitude: float) -> None:

@@ -265,6 +265,15 @@ def test_images_below_the_models_least_size(model: SegmentationNet, size: tuple[
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, *size))
 
 
+def test_a_wrapped_model_keeps_its_config() -> None:
+    config = ModelConfig(num_classes=3, backbone="resnet18", output_stride=32, head_channels=8, align_corners=True)
+    torch.manual_seed(0)
+    model = build_model(config)
+    images = torch.randn(1, 3, 70, 90)
+    expected = predict_classes(model, images)
+    assert torch.equal(predict_classes(nn.DataParallel(model), images), expected)
+
+
 def test_modes_are_restored_and_statistics_untouched(model: SegmentationNet) -> None:
     model.train()
     model.backbone.bn1.eval()

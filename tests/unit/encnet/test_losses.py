@@ -143,6 +143,19 @@ def test_another_id_can_be_ignored() -> None:
     assert SegmentationLoss(ignore_index=-1)(output, renamed).total.item() == pytest.approx(expected.item())
 
 
+def test_ids_of_a_byte_are_not_taken_for_negative_ones() -> None:
+    """-100, torch's own number for what is ignored, is 156 modulo 256."""
+    logits = torch.randn(1, 200, 8, 8)
+    labels = torch.full((1, 8, 8), 156, dtype=torch.uint8)
+    for size in ((8, 8), (4, 4)):
+        output = SegmentationOutput(logits[..., : size[0], : size[1]], None, None)
+        loss = SegmentationLoss(ignore_index=-100)
+        parts = loss(output, labels)
+        assert parts.pixel.item() > 0
+        assert torch.equal(parts.pixel, loss(output, labels.long()).pixel)
+    assert batch_totals(labels, ignore_index=-100).weight == 64
+
+
 def test_says_what_is_wrong() -> None:
     output, labels = output_of(1, seed=11), labels_of(1, seed=12)
     labels[0, 1, 1] = 9
@@ -154,6 +167,10 @@ def test_says_what_is_wrong() -> None:
         SegmentationLoss()(output, labels.long().where(labels != 9, -3))
     with pytest.raises(ValueError, match=r"labels: shape \(1, 5, 5\) does not fit logits of shape \(1, 4, 5, 6\)"):
         SegmentationLoss()(output, labels[:, :, 1:])
+    with pytest.raises(ValueError, match=r"labels: dtype torch.float32 holds no class ids"):
+        SegmentationLoss()(output, labels.float())
+    with pytest.raises(ValueError, match="se_weight: -1: give a finite number of at least 0"):
+        SegmentationLoss(se_weight=-1)
     with pytest.raises(ValueError, match="class_weights: 3 of them: give one for each of 4"):
         SegmentationLoss(class_weights=WEIGHTS[:3])(output, labels)
     with pytest.raises(ValueError, match="give finite numbers of at least 0"):

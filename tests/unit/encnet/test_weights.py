@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -307,6 +308,41 @@ def test_a_misfit_changes_nothing(small: ModelConfig, saved: Path) -> None:
     ):
         load_weights(model, saved)
     assert same(model, before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.to_sparse(),
+        lambda weight: (weight * 9).to(torch.int8),
+        lambda weight: weight.to(torch.complex64),
+        lambda weight: weight.to(torch.float8_e4m3fn),
+    ],
+    ids=["sparse", "int8", "complex", "float8"],
+)
+def test_tensors_of_other_kinds_are_refused(
+    small: ModelConfig, tmp_path: Path, change: Callable[[Tensor], Tensor]
+) -> None:
+    model = build_model(small)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor + 1 for name, tensor in before.items()}
+    state["head.classifier.weight"] = change(state["head.classifier.weight"])
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"1 sparse, quantised or of another kind of number: head\.classifier\.weight"):
+        load_weights(model, tmp_path / "other.pth")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_mixed_precisions_become_float32(saved: Path, tmp_path: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = file.metadata()
+    tensors["head.classifier.weight"] = tensors["head.classifier.weight"].double()
+    save_file(tensors, tmp_path / "mixed.safetensors", metadata=header)
+    model, _ = load_model(tmp_path / "mixed.safetensors")
+    expected, _ = load_model(saved)
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model(x).logits, expected(x).logits)
 
 
 def test_what_no_tensor_shows_may_differ(saved: Path, small: ModelConfig) -> None:
