@@ -41,6 +41,8 @@ class RunState:
     best_miou: float = 0.0
     losses: list[float] = field(default_factory=list)
     """The loss of the global batch, one a step."""
+    bad_samples: list[str] = field(default_factory=list)
+    """A line for each training sample that could not be decoded, and another took the place of."""
 
 
 def save_checkpoint(

@@ -36,10 +36,21 @@ class DataConfig:
     window: int = 64
     """Samples shuffled together inside a lane."""
     threads: int = 2
-    """Threads a worker that read, decode and augment."""
+    """Threads a worker that decode and augment."""
+    memory_bytes: int = 256 << 20
+    """Blocks that a worker holds and has on their way, in bytes; if too few for the window, it reads more often."""
+    cache_dir: str = ""
+    """A folder on each node's own disk that keeps what was read, for all its workers and later runs; empty: none."""
+    cache_bytes: int = 32 << 30
+    """Size at which the cache drops what was used longest ago."""
+    max_bad_samples: int = 0
+    """Training samples that can't be decoded: up to this many are replaced and listed, one more ends the run."""
 
     def __post_init__(self) -> None:
         _positive(block_bytes=self.block_bytes, window=self.window, threads=self.threads)
+        for name in ("memory_bytes", "cache_bytes", "max_bad_samples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

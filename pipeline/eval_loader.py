@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.sample_reader import SampleReader
+from pipeline.node_cache import NodeCache
+from pipeline.sample_reader import NUM_READERS, SampleReader
 from pipeline.shards import ShardIndex
 from pipeline.storage import Store
 from pipeline.transforms import Image, Label
@@ -48,7 +49,7 @@ class EvalLoader:
     """This rank's part of a split, as often as it is iterated; `len` is the number of its batches.
 
     Errors of the threads (DataError, StorageError, InputError) come out of the iteration. Threads live as long as one
-    iteration does.
+    iteration does. `lookahead` batches are prepared ahead, their samples read side by side; no more than they are held.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class EvalLoader:
         batch_size: int = 1,
         threads: int = 1,
         lookahead: int = 4,
+        cache: NodeCache | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("lookahead", lookahead)):
             if value < 1:
                 raise InputError(f"{name}: {value} is out of range: give at least 1")
-        self._reader = SampleReader(store, index)
+        self._reader = SampleReader(store, index, cache)
         self._groups = plan_groups(index, world, batch_size)
         self._threads = threads
         self._lookahead = lookahead
@@ -73,20 +75,27 @@ class EvalLoader:
         return len(self._groups)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        pool = ThreadPoolExecutor(self._threads, "encnet-eval", initializer=cv2.setNumThreads, initargs=(0,))
+        readers = ThreadPoolExecutor(NUM_READERS, "encnet-eval-read")
+        decoders = ThreadPoolExecutor(self._threads, "encnet-eval", initializer=cv2.setNumThreads, initargs=(0,))
         pending: deque[tuple[NDArray[np.int64], list[Future[tuple[Image, Label]]]]] = deque()
         try:
             for group in self._groups:
-                pending.append((group, [pool.submit(self._load, sample) for sample in group.tolist()]))
+                runs = [readers.submit(self._reader.read, sample, sample + 1) for sample in group.tolist()]
+                decoded = [
+                    decoders.submit(self._load, sample, run) for sample, run in zip(group.tolist(), runs, strict=True)
+                ]
+                pending.append((group, decoded))
                 if len(pending) > self._lookahead:
                     yield _collate(*pending.popleft())
             while pending:
                 yield _collate(*pending.popleft())
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            decoders.shutdown(wait=False, cancel_futures=True)
+            readers.shutdown(wait=True, cancel_futures=True)
+            decoders.shutdown(wait=True)
 
-    def _load(self, sample: int) -> tuple[Image, Label]:
-        return self._reader.decode(sample, self._reader.read(sample, sample + 1))
+    def _load(self, sample: int, run: Future[memoryview]) -> tuple[Image, Label]:
+        return self._reader.decode(sample, run.result())
 
 
 def _collate(group: NDArray[np.int64], futures: list[Future[tuple[Image, Label]]]) -> EvalBatch:

@@ -42,6 +42,8 @@ class TrainResult:
     """Validation mIoU of the registered weights, in 0..1."""
     model_uri: str
     """The registered version: models:/NAME/VERSION."""
+    bad_samples: list[str]
+    """A line for each training sample that could not be decoded: shard, key and reason."""
 
 
 def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo]:
@@ -209,6 +211,8 @@ def _register(
         raise TrainingError(f"run {config.name!r} ended without a checkpoint in {_runs(config)}")
     with tempfile.TemporaryDirectory() as folder:
         last_state = read_state(Path(result.checkpoint.to_directory(f"{folder}/last")))
+        if last_state.bad_samples:
+            tracker.log_table({"bad sample": last_state.bad_samples}, "bad_samples.json")
         chosen = Path(best.to_directory(f"{folder}/best"))
         state = read_state(chosen)
         version = register_model(
@@ -230,4 +234,5 @@ def _register(
         losses=last_state.losses,
         miou=state.miou,
         model_uri=f"models:/{config.registered_model}/{version}",
+        bad_samples=last_state.bad_samples,
     )

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -18,18 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.augment import augment, augment_rng
+from pipeline.bad_samples import BadSample, BadSamples, substitutes, too_many
 from pipeline.block_cache import BlockCache
 from pipeline.errors import InputError
+from pipeline.node_cache import NodeCache
 from pipeline.order import Order
-from pipeline.sample_reader import SampleReader
+from pipeline.sample_reader import NUM_READERS, SampleReader
 from pipeline.shards import ShardIndex
 from pipeline.storage import Store
-from pipeline.transforms import TransformConfig, augment, augment_rng
+from pipeline.transforms import Image, Label, TransformConfig
 from pipeline.world import World
 
 MEMORY_BYTES = 256 << 20
-NUM_READERS = 8
-"""Threads that wait for storage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Batch:
     positions: torch.Tensor
     """(n,) int64: the lane, that is the place in the global batch."""
     sample_ids: torch.Tensor
-    """(n,) int64: rows of the split's index."""
+    """(n,) int64: rows of the split's index, of what is shown."""
     step: int
     """The global batch this belongs to, counted from 0."""
     micro_step: int
@@ -88,7 +90,10 @@ class _Pending(NamedTuple):
     plan: _Plan
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
-    futures: list[Future[None]]
+    shown: NDArray[np.int64]
+    """The plan's samples, but for those that others take the place of."""
+    futures: list[Future[list[str]]]
+    """Each with the bad samples met on the way."""
 
 
 class TrainLoader:
@@ -98,7 +103,11 @@ class TrainLoader:
     which this rank has those with lane % world.size == world.rank, in lane order. Errors of the threads (DataError,
     StorageError, InputError) come out of `next`. Close it, or use it as a context manager.
 
-    `memory_bytes` bounds the blocks held; where it is too small for the window, single samples are read instead.
+    Up to `max_bad_samples` samples that can't be decoded are replaced by those that `substitutes` names, whose ids the
+    batch then holds; one more is a DataError.
+
+    `memory_bytes` bounds the blocks held and on their way; where it is too small for the window, single samples are
+    read instead, one at a time for each of `threads`. Decoded batches come on top.
     `lookahead` micro-batches are prepared ahead, and the blocks of as many again are on their way.
     """
 
@@ -116,6 +125,8 @@ class TrainLoader:
         threads: int = 1,
         lookahead: int = 4,
         memory_bytes: int = MEMORY_BYTES,
+        max_bad_samples: int = 0,
+        cache: NodeCache | None = None,
     ) -> None:
         self.micro_batch = order.batch_size if micro_batch is None else micro_batch
         for name, value, least in (("threads", threads, 1), ("lookahead", lookahead, 1), ("start_step", start_step, 0)):
@@ -130,7 +141,7 @@ class TrainLoader:
         self.transform = transform
         self.seed = seed
         self._lookahead = lookahead
-        self._reader = SampleReader(store, index)
+        self._reader = SampleReader(store, index, cache)
         bounds = order.block_bounds
         self._block_of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
         block_bytes = (index.offset + index.length)[bounds[1:] - 1] - index.offset[bounds[:-1]]
@@ -142,6 +153,7 @@ class TrainLoader:
         self._pending: deque[_Pending] = deque()
         self._expected_epoch = -1
         self._start = start_step * order.batch_size
+        self._bad = BadSamples(max_bad_samples)
         self._samples = 0
         self._wait_s = 0.0
 
@@ -155,9 +167,9 @@ class TrainLoader:
             self._pending.append(self._begin(self._requested.popleft()))
         pending = self._pending.popleft()
         began = time.perf_counter()
-        for future in pending.futures:
-            future.result()
+        faults = [fault for future in pending.futures for fault in future.result()]
         self._wait_s += time.perf_counter() - began
+        self._bad.add(faults)
         for sample in pending.plan.samples.tolist():
             self._cache.used(int(self._block_of[sample]))
         self._samples += len(pending.futures)
@@ -167,6 +179,11 @@ class TrainLoader:
     def metrics(self) -> LoaderMetrics:
         """What it has done so far."""
         return LoaderMetrics(bytes_read=self._reader.bytes_read, samples=self._samples, wait_s=self._wait_s)
+
+    @property
+    def bad_samples(self) -> list[str]:
+        """A line for each sample of the batches given so far that could not be decoded: shard, key and reason."""
+        return self._bad.found
 
     def close(self) -> None:
         """Stop the threads; what they are at is finished and dropped."""
@@ -183,11 +200,11 @@ class TrainLoader:
     def _plan(self, start_step: int) -> Iterator[_Plan]:
         step, size, num_samples = start_step, self.order.batch_size, self.order.num_samples
         while True:
-            samples = self.order.positions(step * size, (step + 1) * size)
             for micro_step in range(size // self.micro_batch):
                 first = micro_step * self.micro_batch
                 lanes = np.array(self.world.lanes(first, first + self.micro_batch), np.int64)
-                yield _Plan(step, micro_step, lanes, samples[lanes], (step * size + lanes) // num_samples)
+                positions = step * size + lanes
+                yield _Plan(step, micro_step, lanes, self.order.at(positions), positions // num_samples)
             step += 1
 
     def _request(self, plan: _Plan) -> _Plan:
@@ -203,7 +220,7 @@ class TrainLoader:
         num_samples = self.order.num_samples
         positions = np.arange(max(epoch * num_samples, self._start), (epoch + 1) * num_samples)
         ours = positions[positions % self.order.batch_size % self.world.size == self.world.rank]
-        self._cache.expect(self._block_of[self.order.epoch(epoch)[ours % num_samples]])
+        self._cache.expect(self._block_of[self.order.at(ours)])
         self._expected_epoch = epoch
 
     def _begin(self, plan: _Plan) -> _Pending:
@@ -211,7 +228,7 @@ class TrainLoader:
         height, width = self.transform.crop_size
         images = np.empty((len(plan.samples), height, width, 3), np.uint8)
         labels = np.empty((len(plan.samples), height, width), np.uint8)
-        pending = _Pending(plan, images, labels, [])
+        pending = _Pending(plan, images, labels, plan.samples.copy(), [])
         for row, sample in enumerate(plan.samples.tolist()):
             block = self._cache.get(int(self._block_of[sample]))
             pending.futures.append(self._decoders.submit(self._fill, pending, row, block))
@@ -221,12 +238,26 @@ class TrainLoader:
         first, stop = self.order.block_bounds[block : block + 2].tolist()
         return self._reader.read(first, stop)
 
-    def _fill(self, pending: _Pending, row: int, block: Future[memoryview] | None) -> None:
-        """On a thread: one sample into its row."""
+    def _fill(self, pending: _Pending, row: int, block: Future[memoryview] | None) -> list[str]:
+        """On a thread: one sample into its row, or the first of its substitutes that can be decoded."""
         sample, epoch = int(pending.plan.samples[row]), int(pending.plan.epochs[row])
-        image, label = self._reader.decode(sample, self._run(sample, block))
+        shown, image, label, faults = self._decode(sample, epoch, block)
         rng = augment_rng(self.seed, epoch, sample)
+        pending.shown[row] = shown
         pending.images[row], pending.labels[row] = augment(image, label, self.transform, rng)
+        return faults
+
+    def _decode(self, sample: int, epoch: int, block: Future[memoryview] | None) -> tuple[int, Image, Label, list[str]]:
+        """The sample or a substitute for it, and what was bad on the way; no more than are allowed are tried."""
+        faults: list[str] = []
+        others = substitutes(self.seed, epoch, sample, self.order.num_samples)
+        for shown in chain([sample], islice(others, self._bad.limit)):
+            run = self._run(sample, block) if shown == sample else self._reader.read(shown, shown + 1)
+            try:
+                return shown, *self._reader.decode(shown, run), faults
+            except BadSample as fault:
+                faults.append(str(fault))
+        raise too_many(faults, self._bad.limit)
 
     def _run(self, sample: int, block: Future[memoryview] | None) -> memoryview:
         if block is None:
@@ -242,7 +273,7 @@ class TrainLoader:
             images=torch.from_numpy(pending.images),
             labels=torch.from_numpy(pending.labels),
             positions=torch.from_numpy(plan.lanes),
-            sample_ids=torch.from_numpy(plan.samples),
+            sample_ids=torch.from_numpy(pending.shown),
             step=plan.step,
             micro_step=plan.micro_step,
             consumed=plan.step * self.order.batch_size + (plan.micro_step + 1) * self.micro_batch,

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,14 @@ from pipeline.storage import ObjectNotFound, Store
 DATASET_KEY = "dataset.json"
 INDEX_NAME = "index.parquet"
 IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberNames:
+    """Which members of a sample are its image and its label, by extension (lower case): the first that is there."""
+
+    image: tuple[str, ...] = ("jpg", "jpeg", "png")
+    label: tuple[str, ...] = ("seg.png",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +75,19 @@ class DatasetInfo:
     palette: tuple[tuple[int, int, int], ...]
     """RGB of each class."""
     ignore_index: int = IGNORE_INDEX
+    """The id that stored labels have where they say nothing; whoever reads a sample gets 255."""
+    members: MemberNames = MemberNames()
+    """Left out of `dataset.json` where they are the usual ones."""
     splits: Mapping[str, SplitInfo]
     source: Mapping[str, Any] = field(default_factory=dict)
     """The arguments it was prepared with; no part of the digest."""
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what training depends on: class names, ignore index and the splits' digests."""
+        """sha256 (hex) of what training depends on: class names, ignore index, members and the splits' digests."""
         splits = {name: split.digest for name, split in sorted(self.splits.items())}
-        identity = json.dumps([list(self.classes), self.ignore_index, splits])
-        return hashlib.sha256(identity.encode()).hexdigest()
+        identity = [list(self.classes), self.ignore_index, splits, *self._unusual_members().values()]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def to_json(self) -> bytes:
         """Stable text: the same contents give the same bytes."""
@@ -84,7 +95,11 @@ class DatasetInfo:
             name: {**vars(split), "class_pixels": list(split.class_pixels)} for name, split in self.splits.items()
         }
         contents = {**vars(self), "splits": splits, "source": dict(self.source), "digest": self.digest}
+        contents = {name: value for name, value in contents.items() if name != "members"} | self._unusual_members()
         return (json.dumps(contents, indent=1, sort_keys=True) + "\n").encode()
+
+    def _unusual_members(self) -> dict[str, Any]:
+        return {} if self.members == MemberNames() else {"members": asdict(self.members)}
 
     @classmethod
     def from_json(cls, data: bytes, uri: str) -> DatasetInfo:
@@ -95,8 +110,10 @@ class DatasetInfo:
                 name: SplitInfo(**{**split, "class_pixels": tuple(split["class_pixels"])})
                 for name, split in contents["splits"].items()
             }
-            known = {entry.name for entry in fields(cls)} - {"classes", "palette", "splits"}
+            known = {entry.name for entry in fields(cls)} - {"classes", "palette", "splits", "members"}
+            members = {kind: tuple(names) for kind, names in contents.get("members", {}).items()}
             return cls(
+                members=MemberNames(**members),
                 classes=tuple(contents["classes"]),
                 palette=tuple((int(red), int(green), int(blue)) for red, green, blue in contents["palette"]),
                 splits=splits,
@@ -108,10 +125,15 @@ class DatasetInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """Where every sample of a split lies, in storage order; columns of length num_samples."""
+    """Where every sample of a split lies, in storage order; columns of length num_samples.
+
+    Within a shard, runs neither begin nor end before the run in front of them; they may overlap in shards that others
+    wrote with the members of a sample apart.
+    """
 
     split: str
     shard_names: tuple[str, ...]
+    """Relative to the split's folder; with a `/` in front, to the data set's root."""
     keys: NDArray[np.str_]
     shard: NDArray[np.int32]
     """Position in `shard_names`."""
@@ -123,13 +145,15 @@ class ShardIndex:
     height: NDArray[np.int32]
     checksum: NDArray[np.uint64]
     """`run_checksum` of the run's bytes."""
+    members: MemberNames = MemberNames()
+    ignore_index: int = IGNORE_INDEX
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def shard_key(self, sample: int) -> str:
         """The store's key of the shard that holds a sample."""
-        return f"{self.split}/{self.shard_names[self.shard[sample]]}"
+        return shard_key(self.split, self.shard_names[self.shard[sample]])
 
     def digest(self) -> str:
         """sha256 (hex) over all columns."""
@@ -140,6 +164,11 @@ class ShardIndex:
         ):  # fmt: skip
             state.update(np.ascontiguousarray(column, kind).tobytes())
         return state.hexdigest()
+
+
+def shard_key(split: str, name: str) -> str:
+    """The store's key of a shard that the split's index names so."""
+    return name[1:] if name.startswith("/") else f"{split}/{name}"
 
 
 def run_checksum(run: bytes | memoryview) -> int:
@@ -174,7 +203,7 @@ def read_index(store: Store, split: str) -> ShardIndex:
     index = parse_index(data, split, store.uri(key))
     if index.digest() != info.splits[split].digest:
         raise InputError(f"{store.uri(key)}: does not belong to {DATASET_KEY} beside it: prepare the data set again")
-    return index
+    return replace(index, members=info.members, ignore_index=info.ignore_index)
 
 
 def format_index(index: ShardIndex) -> bytes:

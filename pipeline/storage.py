@@ -1,34 +1,50 @@
 """Object storage and local folders behind one small interface: whole or ranged reads, atomic writes, typed errors.
 
 The only module that knows boto3. A store is a value (a URI): it can be pickled, sent to a worker and used by many
-threads; the client behind it is made on first use, once per process and set of AWS_* variables.
+threads; the clients behind it are made on first use, once per process and set of AWS_* variables.
+
+Who retries what on S3: reads are retried and resumed by `read_resumed`, through a client that tries once, so that the
+two do not multiply; all other calls, and reads until the endpoint has answered for the first time, by botocore.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import InputError, StorageError
+from pipeline.local_store import LocalStore
+from pipeline.resumed_read import (
+    ObjectChanged,
+    ObjectNotFound,
+    PassingFault,
+    Patience,
+    Stream,
+    Versioned,
+    changed,
+    cut_short,
+    read_resumed,
+)
 
-READ_ATTEMPTS = 4
-_TEMPORARY = ".partial-"
+__all__ = ["LocalStore", "ObjectChanged", "ObjectNotFound", "S3Store", "Store", "Versioned", "open_store"]
+
+CALL_ATTEMPTS = 4
+PATIENCE = Patience()
+_CHUNK_BYTES = 1 << 18
 _DENIED = {
     "403", "AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken",
     "RequestTimeTooSkewed", "SignatureDoesNotMatch",
 }  # fmt: skip
 _MISSING = {"404", "NoSuchKey", "NotFound"}
+_PASSING = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"}
+_PASSING_STATUS = {429, 500, 502, 503, 504}
 T = TypeVar("T")
-
-
-class ObjectNotFound(StorageError):
-    """There is no object of that name."""
 
 
 class Store(Protocol):
@@ -44,6 +60,9 @@ class Store(Protocol):
         InputError (credentials, bucket or endpoint are wrong).
         """
 
+    def read_versioned(self, key: str, offset: int = 0, length: int | None = None, version: str = "") -> Versioned:
+        """Like `read`, and what version of the object that was; ObjectChanged when it is not `version`."""
+
     def write(self, key: str, data: bytes) -> None:
         """Store an object whole: a reader sees the old one or the new one, never a part."""
 
@@ -55,6 +74,9 @@ class Store(Protocol):
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
+
+    def size(self, key: str) -> int:
+        """The bytes of an object. Raises ObjectNotFound when there is none."""
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -81,70 +103,6 @@ def open_store(uri: str) -> Store:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalStore:
-    """A folder as a store."""
-
-    root: Path
-
-    def _path(self, key: str) -> Path:
-        path = self.root / key
-        if not key or not path.resolve().is_relative_to(self.root.resolve()):
-            raise InputError(f"{self.root}: {key!r} is no key below it")
-        return path
-
-    def uri(self, key: str = "") -> str:
-        return str(self.root / key)
-
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        with _file_errors(self.uri(key)), self._path(key).open("rb") as file:
-            file.seek(offset)
-            data = file.read() if length is None else file.read(length)
-        return _whole(data, self.uri(key), offset, length)
-
-    def write(self, key: str, data: bytes) -> None:
-        with self._replacing(key) as file:
-            file.write(data)
-
-    def upload(self, key: str, path: Path) -> None:
-        with self._replacing(key) as file, path.open("rb") as source:
-            while chunk := source.read(1 << 20):
-                file.write(chunk)
-
-    @contextmanager
-    def _replacing(self, key: str) -> Iterator[Any]:
-        path = self._path(key)
-        with _file_errors(self.uri(key)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=_TEMPORARY, delete=False)  # noqa: SIM115
-            try:
-                with file:
-                    yield file
-                Path(file.name).chmod(0o644)
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-
-    def list(self, prefix: str = "") -> list[str]:
-        with _file_errors(self.uri(prefix)):
-            folder = self.root / prefix.rpartition("/")[0]
-            files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_TEMPORARY))
-            keys = (path.relative_to(self.root).as_posix() for path in files)
-            return sorted(key for key in keys if key.startswith(prefix))
-
-    def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
-
-    def delete(self, key: str) -> None:
-        with _file_errors(self.uri(key)):
-            self._path(key).unlink(missing_ok=True)
-
-    def ensure_bucket(self) -> None:
-        with _file_errors(self.uri()):
-            self.root.mkdir(parents=True, exist_ok=True)
-
-
-@dataclass(frozen=True, kw_only=True)
 class S3Store:
     """A prefix of a bucket as a store. Endpoint and credentials are those of the AWS_* environment variables."""
 
@@ -161,13 +119,36 @@ class S3Store:
         return _connection().call(self.uri(key), self.bucket, operation)
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return self.read_versioned(key, offset, length).data
+
+    def read_versioned(self, key: str, offset: int = 0, length: int | None = None, version: str = "") -> Versioned:
         if length == 0:
-            return b""
+            return Versioned(b"", version)
+
+        def open_stream(skip: int, wanted: str) -> AbstractContextManager[Stream]:
+            return self._stream(key, offset + skip, None if length is None else length - skip, wanted)
+
+        what = f"bytes {offset}-{'' if length is None else offset + length - 1}"
+        return read_resumed(open_stream, uri=self.uri(key), what=what, version=version, patience=PATIENCE)
+
+    @contextmanager
+    def _stream(self, key: str, offset: int, length: int | None, version: str) -> Iterator[Stream]:
+        """One GET of a range; PassingFault for what may pass, also while its chunks are read."""
+        uri = self.uri(key)
         arguments = {"Bucket": self.bucket, "Key": self._name(key)}
         if offset or length is not None:
             arguments["Range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
-        data = self._call(key, lambda client: _read_body(client, arguments))
-        return _whole(data, self.uri(key), offset, length)
+        if version:
+            arguments["IfMatch"] = version
+        try:
+            answer = _connection().call(uri, self.bucket, lambda client: client.get_object(**arguments), once=True)
+        except _RangePastEnd:
+            raise cut_short(uri, offset, length, 0) from None
+        except _OtherVersion:
+            raise changed(uri, version) from None
+        with answer["Body"] as body:
+            size = _answered_size(answer, uri, offset, length)
+            yield Stream(answer.get("ETag", ""), size, _chunks(body, uri))
 
     def write(self, key: str, data: bytes) -> None:
         self._call(key, lambda client: client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data))
@@ -190,6 +171,10 @@ class S3Store:
         except ObjectNotFound:
             return False
         return True
+
+    def size(self, key: str) -> int:
+        head = self._call(key, lambda client: client.head_object(Bucket=self.bucket, Key=self._name(key)))
+        return int(head["ContentLength"])
 
     def delete(self, key: str) -> None:
         self._call(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self._name(key)))
@@ -223,26 +208,35 @@ class _Connection:
         config = Config(
             connect_timeout=5,
             read_timeout=30,
-            retries={"mode": "standard", "total_max_attempts": READ_ATTEMPTS},
+            retries={"mode": "standard", "total_max_attempts": CALL_ATTEMPTS},
             max_pool_connections=32,
             **(custom if self.endpoint else {}),
         )
+        once = config.merge(Config(read_timeout=10, retries={"total_max_attempts": 1}))
         try:
             session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
             region = session.region_name or "us-east-1"
-            self.client = session.client("s3", config=config, region_name=region, endpoint_url=self.endpoint)
+            self.client, self.single_try_client = (
+                session.client("s3", config=each, region_name=region, endpoint_url=self.endpoint)
+                for each in (config, once)
+            )
             credentials = session.get_credentials()
         except (BotoCoreError, ValueError) as error:
             raise InputError(f"AWS settings: {error}: correct the AWS_* variables") from error
         self.access_key = credentials.access_key if credentials else ""
         self.answered = False
 
-    def call(self, uri: str, bucket: str, operation: Callable[[Any], T]) -> T:
+    def call(self, uri: str, bucket: str, operation: Callable[[Any], T], *, once: bool = False) -> T:
+        """What `operation` gives with a client; `once` for one that does not retry.
+
+        An endpoint that has not answered yet is always tried several times, and then taken for a wrong address.
+        """
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
-            result = operation(self.client)
+            result = operation(self.single_try_client if once and self.answered else self.client)
         except ClientError as error:
             self.answered = True
             raise self._refused(uri, bucket, error) from error
@@ -250,6 +244,8 @@ class _Connection:
             raise self._refused(uri, bucket, error.__context__ or error) from error
         except BotoCoreError as error:
             raise self._failed(uri, error) from error
+        except ResponseParserError as error:
+            raise PassingFault(f"{uri}: {error}") from error
         except OSError as error:
             raise StorageError(f"{uri}: {error}") from error
         self.answered = True
@@ -273,7 +269,12 @@ class _Connection:
             return InputError(f"{uri}: {bucket!r} is no bucket name: give 3 to 63 of a-z, 0-9, '-' and '.'")
         if code in _MISSING or status == 404:
             return ObjectNotFound(f"{uri}: there is no such object")
-        return StorageError(f"{uri}: {error}")
+        if code in {"412", "PreconditionFailed"}:
+            return _OtherVersion(f"{uri}: {error}")
+        if code == "InvalidRange" or status == 416:
+            return _RangePastEnd(f"{uri}: {error}")
+        passes = code in _PASSING or status in _PASSING_STATUS
+        return (PassingFault if passes else StorageError)(f"{uri}: {error}")
 
     def _failed(self, uri: str, error: Exception) -> Exception:
         """What a call that got no answer means."""
@@ -294,7 +295,8 @@ class _Connection:
                 f"{uri}: nothing answers at {where}: check AWS_ENDPOINT_URL, "
                 "or start the local stack with 'encnet stack up'"
             )
-        return StorageError(f"{uri}: {where} failed after {READ_ATTEMPTS} attempts: {error}")
+        passes = isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError)
+        return (PassingFault if passes else StorageError)(f"{uri}: {where}: {error}")
 
 
 def _connection() -> _Connection:
@@ -310,38 +312,36 @@ def _connect(pid: int, settings: tuple[tuple[str, str], ...]) -> _Connection:
     return _Connection()
 
 
-def _read_body(client: Any, arguments: dict[str, str]) -> bytes:
-    """GET an object; a body cut off on its way is asked for again, which botocore's own retries leave out."""
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
-    broken = retry_if_exception_type((IncompleteReadError, ResponseStreamingError))
-    wait = wait_random_exponential(multiplier=0.1, max=5)
-    for attempt in Retrying(retry=broken, wait=wait, stop=stop_after_attempt(READ_ATTEMPTS), reraise=True):
-        with attempt:
-            body = client.get_object(**arguments)["Body"]
-            try:
-                return bytes(body.read())
-            except ReadTimeoutError as error:
-                raise ResponseStreamingError(error=error) from error
-    raise AssertionError("Retrying either returns or raises")
+class _OtherVersion(StorageError):
+    """If-Match did not."""
 
 
-def _whole(data: bytes, uri: str, offset: int, length: int | None) -> bytes:
-    if length is not None and len(data) != length:
+class _RangePastEnd(StorageError):
+    """The range begins where the object has ended."""
+
+
+def _answered_size(answer: Mapping[str, Any], uri: str, offset: int, length: int | None) -> int:
+    """How many bytes the answer to a GET is to give. StorageError when they are not those asked for."""
+    if not offset and length is None:
+        return int(answer["ContentLength"])
+    place = re.fullmatch(r"bytes (\d+)-(\d+)/.*", answer.get("ContentRange", ""))
+    if place is None or int(place[1]) != offset:
         raise StorageError(
-            f"{uri}: {length} bytes asked for at offset {offset}, {len(data)} are there: it is cut short"
+            f"{uri}: bytes from {offset} on were asked for, the store gave {answer.get('ContentRange', 'all')!r}: "
+            "use one that serves ranges"
         )
-    return data
+    size = int(place[2]) - offset + 1
+    if length is not None and size != length:
+        raise cut_short(uri, offset, length, size)
+    return size
 
 
-@contextmanager
-def _file_errors(uri: str) -> Iterator[None]:
+def _chunks(body: Any, uri: str) -> Iterator[bytes]:
+    """The bytes of a body as they come in, where `body.read(n)` would wait for n. Raises PassingFault."""
+    from urllib3.exceptions import HTTPError
+
     try:
-        yield
-    except FileNotFoundError as error:
-        raise ObjectNotFound(f"{uri}: there is no such file") from error
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"{uri}: {error.strerror}: give a folder that can be read and written") from error
-    except OSError as error:
-        raise StorageError(f"{uri}: {error.strerror or error}") from error
+        while chunk := body.read1(_CHUNK_BYTES):
+            yield chunk
+    except (HTTPError, OSError) as error:
+        raise PassingFault(f"{uri}: {error}") from error

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,18 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import encnet
+from pipeline.bad_samples import too_many
 from pipeline.checkpoint import RunState, load_checkpoint, save_checkpoint
 from pipeline.config import RunConfig
 from pipeline.eval_loader import EvalLoader
 from pipeline.loader import Batch, TrainLoader
 from pipeline.meter import Meter
+from pipeline.node_cache import NodeCache
 from pipeline.optim import build_optimizer, epoch_end, learning_rate_factor, num_steps, set_learning_rate
 from pipeline.order import Order, plan_blocks
 from pipeline.report import sample_picture
@@ -48,6 +51,7 @@ class Worker:
     world: World
     device: torch.device
     store: Store
+    cache: NodeCache | None
     dataset: DatasetInfo
     train_index: ShardIndex
     val_index: ShardIndex
@@ -123,6 +127,7 @@ def setup(config: RunConfig, world: World, board: Any) -> Worker:
         world=world,
         device=device,
         store=store,
+        cache=NodeCache(Path(config.data.cache_dir), config.data.cache_bytes) if config.data.cache_dir else None,
         dataset=dataset,
         train_index=read_index(store, config.data.train_split),
         val_index=read_index(store, config.data.val_split),
@@ -176,7 +181,7 @@ def fit(worker: Worker) -> None:
             if at_end or ends_epoch or (step + 1) % LOG_EVERY_STEPS == 0:
                 meter.flush(step + 1, lr, loader.metrics.wait_s)
             if at_end or (ends_epoch and (epoch + 1) % config.validation.every_epochs == 0):
-                finish_epoch(worker, meter, step + 1)
+                finish_epoch(worker, meter, step + 1, all_bad_samples(worker, loader.bad_samples))
 
 
 def open_loader(worker: Worker) -> TrainLoader:
@@ -194,6 +199,9 @@ def open_loader(worker: Worker) -> TrainLoader:
         start_step=worker.state.step,
         micro_batch=config.optim.group_size,
         threads=config.data.threads,
+        memory_bytes=config.data.memory_bytes,
+        cache=worker.cache,
+        max_bad_samples=config.data.max_bad_samples,
     )
 
 
@@ -233,7 +241,19 @@ def train_step(worker: Worker, step: int, lr: float, micro_batches: list[Batch])
     return parts
 
 
-def finish_epoch(worker: Worker, meter: Meter, step: int) -> None:
+def all_bad_samples(worker: Worker, ours: list[str]) -> list[str]:
+    """The bad samples of all ranks, and of the run before it was resumed. DataError when they are too many together."""
+    of_ranks = [ours]
+    if worker.world.size > 1:
+        of_ranks = [[] for _ in range(worker.world.size)]
+        dist.all_gather_object(of_ranks, ours)
+    found = sorted({*worker.state.bad_samples, *chain.from_iterable(of_ranks)})
+    if len(found) > worker.config.data.max_bad_samples:
+        raise too_many(found, worker.config.data.max_bad_samples)
+    return found
+
+
+def finish_epoch(worker: Worker, meter: Meter, step: int, bad_samples: list[str]) -> None:
     """Validate, hand the checkpoint to Ray, log."""
     matrix = validate(worker)
     miou = matrix.mean_iou
@@ -244,6 +264,7 @@ def finish_epoch(worker: Worker, meter: Meter, step: int) -> None:
         miou=miou,
         best_miou=max(miou, worker.state.best_miou),
         losses=list(meter.losses),
+        bad_samples=bad_samples,
     )
     checkpoint = None
     if worker.world.rank == 0:
@@ -276,6 +297,7 @@ def validate(worker: Worker) -> encnet.ConfusionMatrix:
         worker.val_index,
         world=worker.world,
         batch_size=worker.config.validation.batch_size,
+        cache=worker.cache,
     )
     for batch in loader:
         matrix.update(_predict(worker, batch.images), batch.labels.to(worker.device))

@@ -72,5 +72,7 @@ def train(recipe: str, resume: bool, dry_run: bool, as_json: bool, **options: st
     result = launch.run_training(config, resume=resume)
     click.echo(f"validation mIoU {100 * result.miou:.2f} % after {result.steps} steps", err=True)
     click.echo(f"model  {result.model_uri}  (alias candidate)\nrun    {result.run_url}", err=True)
+    for line in result.bad_samples:
+        click.echo(f"bad sample  {line}", err=True)
     if as_json:
         click.echo(json.dumps(asdict(result)))

@@ -19,10 +19,12 @@ from pipeline.eval_loader import EvalLoader
 from pipeline.loader import TrainLoader
 from pipeline.order import Order, plan_blocks
 from pipeline.shards import read_dataset, read_index
-from pipeline.storage import ObjectNotFound, open_store
+from pipeline.storage import ObjectChanged, ObjectNotFound, open_store
 from pipeline.transforms import TransformConfig, decode_image
 from pipeline.world import World
 from tests.conftest import RunningStack
+from tests.drills.bad_network import FAULTS, bad_network
+from tests.drills.epochs import assert_same, read_epoch, write_scenes
 from tests.unit.pipeline.made_up_data import read_with_webdataset
 from workflows.prepare import data
 
@@ -109,6 +111,52 @@ def test_many_threads_share_a_store() -> None:
     with ThreadPoolExecutor(16) as pool:
         parts = list(pool.map(lambda start: store.read("x", start, 256), range(0, 25_600, 256)))
     assert set(parts) == {bytes(range(256))}
+
+
+def test_a_bad_network_changes_no_epoch(stack: RunningStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short form of the drill: one read in four is spoilt."""
+    uri = "s3://encnet/tests/bad-network"
+    write_scenes(uri, 48)
+    undisturbed = read_epoch(uri, block_bytes=8_000)
+    with bad_network(stack.environment["AWS_ENDPOINT_URL"], seed=10, one_in=4) as network:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", network.address)
+        epoch = read_epoch(uri, block_bytes=8_000)
+    assert_same(epoch, undisturbed)
+    assert all(network.done[fault] for fault in FAULTS), network.done
+
+
+def test_what_cannot_pass_is_asked_for_once(stack: RunningStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store("s3://plain-bucket/some/prefix")
+    store.ensure_bucket()
+    store.write("a.tar", b"0123456789")
+    with bad_network(stack.environment["AWS_ENDPOINT_URL"], seed=0, one_in=1 << 60) as network:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", network.address)
+        assert store.read("a.tar", 2, 3) == b"234"
+        with pytest.raises(ObjectNotFound):
+            store.read("none.tar")
+        with pytest.raises(StorageError, match=r"a\.tar: 5 bytes asked for at offset 12, 0 are there: it is cut short"):
+            store.read("a.tar", 12, 5)
+        assert network.reads == 3
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "somethingwrong")
+        with pytest.raises(InputError, match="access denied"):
+            store.read("a.tar")
+        assert network.reads == 4
+
+
+def test_an_object_replaced_between_two_reads_is_an_error() -> None:
+    store = open_store("s3://plain-bucket/replaced")
+    store.ensure_bucket()
+    store.write("a", b"the first")
+    data, version = store.read_versioned("a", 0, 4)
+    assert data == b"the "
+    assert store.read_versioned("a", 4, 5, version) == (b"first", version)
+    store.write("a", b"the other")
+    with pytest.raises(ObjectChanged) as caught:
+        store.read_versioned("a", 4, 5, version)
+    assert str(caught.value) == (
+        f"s3://plain-bucket/replaced/a: was replaced while in use (its version was {version}): leave a data set alone "
+        "while it is read, and start again"
+    )
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])

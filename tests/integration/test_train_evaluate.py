@@ -37,7 +37,7 @@ def dataset(scenes: str) -> DatasetInfo:
 
 def test_the_command_tells_the_result(trained: Trained) -> None:
     result = trained.result
-    assert set(result) == {"name", "run_id", "run_url", "steps", "losses", "miou", "model_uri"}
+    assert set(result) == {"name", "run_id", "run_url", "steps", "losses", "miou", "model_uri", "bad_samples"}
     assert (result["name"], result["steps"], len(result["losses"])) == ("tiny", STEPS, STEPS)
     assert all(math.isfinite(loss) and loss > 0 for loss in result["losses"])
     assert 0 < result["miou"] < 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from encnet import Encoding
-from tests.benchmarks import encoding, evaluation, loss, measure, train_step
+from tests.benchmarks import decode, encoding, evaluation, loss, measure, order, train_step
 
 
 def test_the_two_forms_of_the_encoding_layer_agree() -> None:
@@ -25,7 +25,17 @@ def test_the_two_confusion_matrices_agree() -> None:
     np.testing.assert_allclose(evaluation.one_bincount(*labels, 5).iou, intersection / union)
 
 
-@pytest.mark.parametrize("benchmark", [encoding, evaluation, loss, train_step])
+def test_the_forms_of_decoding_agree() -> None:
+    """Labels but for the part of a pixel that a crop of the whole image may be off; images as interpolated there."""
+    for sample in decode.coded_samples(2, (128, 160), (96, 96)):
+        image, label = decode.region_only(sample, (96, 96))
+        for form in (decode.pillow_whole, decode.opencv_whole):
+            other_image, other_label = form(sample, (96, 96))
+            assert np.mean(other_label == label) > 0.9
+            assert np.abs(other_image.astype(int) - image).mean() < 12
+
+
+@pytest.mark.parametrize("benchmark", [decode, encoding, evaluation, loss, order, train_step])
 def test_a_benchmark_fills_its_tables(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "extra_peak_bytes", _call_here)
     tables = list(benchmark.tables(small=True))

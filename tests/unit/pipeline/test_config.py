@@ -77,6 +77,8 @@ def test_a_section_is_no_field() -> None:
         ("optim.micro_batch", "3", "optim.micro_batch: 3 does not divide batch_size 16"),
         ("workers.num", "0", "workers.num: 0 must be greater than 0"),
         ("data.threads", "0", "data.threads: 0 must be greater than 0"),
+        ("data.memory_bytes", "-1", "data.memory_bytes: -1 must be 0 or more"),
+        ("data.max_bad_samples", "-1", "data.max_bad_samples: -1 must be 0 or more"),
         ("validation.every_epochs", "0", "validation.every_epochs: 0 must be greater than 0"),
         ("precision", "int8", "precision: 'int8': input should be 'float32', 'bf16' or 'fp16'"),
         ("model.output_stride", "7", "model.output_stride: 7: input should be 8, 16 or 32"),

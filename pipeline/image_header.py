@@ -1,0 +1,74 @@
+"""What an image's first bytes say, before any memory is given to its pixels."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import simplejpeg
+
+MAX_PIXELS = 1 << 27
+"""A decoded image of that many takes 400 MB; a file of a few kilobytes can claim a thousand times as many."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+GREY, PALETTE = 0, 3
+
+
+class ImageHeader(NamedTuple):
+    """Of a JPEG or PNG file."""
+
+    kind: str
+    """ "jpg" or "png"."""
+    height: int
+    width: int
+    bit_depth: int
+    colour_type: int
+    """As in PNG's IHDR; 0 (grey) or 2 (RGB) for a JPEG."""
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """The header of an image file's bytes.
+
+    Raises ValueError when they are empty, neither JPEG nor PNG, damaged, or claim more than `MAX_PIXELS`.
+    """
+    start = bytes(data[:26])
+    if not start:
+        raise ValueError("is empty (0 bytes)")
+    if start.startswith(_PNG):
+        if len(start) < 26 or start[12:16] != b"IHDR":
+            raise ValueError(f"is a PNG with a damaged header ({len(data)} bytes)")
+        width, height, bit_depth, colour_type = struct.unpack(">IIBB", start[16:26])
+        header = ImageHeader("png", height, width, bit_depth, colour_type)
+    elif start.startswith(b"\xff\xd8\xff"):
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        header = ImageHeader("jpg", height, width, 8, GREY if colours == "Gray" else 2)
+    else:
+        raise ValueError(f"is neither JPEG nor PNG (it begins with {start[:8]!r})")
+    if not 0 < header.height * header.width <= MAX_PIXELS:
+        raise ValueError(f"claims {header.width}x{header.height} pixels: 1 to {MAX_PIXELS:,} are taken")
+    return header
+
+
+def check_pair(image: bytes, image_extension: str, label: bytes, label_extension: str) -> ImageHeader:
+    """The header of an image file, once it and that of its label file are known to fit together.
+
+    Raises ValueError naming the member at fault: what `read_header` refuses, a label that is no PNG or in which
+    decoders would change the ids (grey of fewer bits, colours), two sizes.
+    """
+    headers = {}
+    for extension, data in ((image_extension, image), (label_extension, label)):
+        try:
+            headers[extension] = read_header(data)
+        except ValueError as error:
+            raise ValueError(f"{extension}: {error}") from error
+    of_image, of_label = headers[image_extension], headers[label_extension]
+    are_ids = of_label.colour_type == PALETTE or (of_label.bit_depth, of_label.colour_type) == (8, GREY)
+    if of_label.kind != "png" or not are_ids:
+        raise ValueError(
+            f"{label_extension}: is a {of_label.kind} of colour type {of_label.colour_type} with {of_label.bit_depth} "
+            "bits, not a png of class ids as 8-bit grey or a palette: convert the labels"
+        )
+    if of_image[1:3] != of_label[1:3]:
+        raise ValueError(
+            f"the image is {of_image.width}x{of_image.height}, its label {of_label.width}x{of_label.height}"
+        )
+    return of_image
