@@ -16,7 +16,7 @@ from infra.local import settings
 _VERBS = {
     "demo": ("workflows.demo:demo", "The whole story on the embedded stack, in minutes."),
     "stack": ("workflows.stack:stack", "The local object store, MLflow server and Ray cluster: up, status, down."),
-    "data": ("workflows.prepare:data", "Turn a data set folder into shards on storage."),
+    "data": ("workflows.prepare:data", "Data sets on storage: prepare, index, verify, inspect."),
     "train": ("workflows.train:train", "Train a recipe on the Ray cluster; register the best weights."),
     "evaluate": ("workflows.evaluate:evaluate", "Evaluate a registered model on a split, each sample once."),
     "models": ("workflows.models:models", "Show what models cost; export them as ONNX or pt2."),

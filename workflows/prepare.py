@@ -22,6 +22,9 @@ from pipeline.errors import InputError
 from pipeline.shard_writer import write_dataset
 from pipeline.shards import DATASET_KEY, DatasetInfo, Sample, read_dataset
 from pipeline.storage import Store, open_store
+from workflows.data_index import index
+from workflows.data_inspect import inspect
+from workflows.data_verify import verify
 
 LINE_EVERY_S = 5.0
 """How often progress is told where there is no terminal to draw a bar on."""
@@ -32,10 +35,18 @@ def data() -> None:
     """Data sets on storage."""
 
 
+for verb in (index, verify, inspect):
+    data.add_command(verb)
+
+
 @data.command(epilog=f"Layouts: {', '.join(sorted(LAYOUTS))}.")
 @click.argument("layout", metavar="LAYOUT")
 @click.option("--source", type=click.Path(path_type=Path), help="The data set's folder, for layouts that are read.")
 @click.option("--dest", required=True, metavar="URI", help="Where to: s3://bucket/prefix or a path.")
+@click.option(
+    "--splits", metavar="A,B", help="Of a data set that is read; left out, those that one trains and tests on."
+)
+@click.option("--sbd", type=click.Path(path_type=Path), help="SBD's folder benchmark_RELEASE, for voc2012-aug.")
 @click.option("--force", is_flag=True, help="Replace another data set that is there.")
 @click.option("--train-samples", type=int, help="Pictures to generate for training, for layouts that are generated.")
 @click.option("--val-samples", type=int, help="Pictures to generate for validation.")
@@ -45,6 +56,8 @@ def prepare(
     layout: str,
     source: Path | None,
     dest: str,
+    splits: str | None,
+    sbd: Path | None,
     force: bool,
     train_samples: int | None,
     val_samples: int | None,
@@ -55,7 +68,14 @@ def prepare(
 
     Asked for again, it finds the work done; another data set at --dest is left alone unless --force is given.
     """
-    request = Request(source=source, train_samples=train_samples, val_samples=val_samples, seed=seed)
+    request = Request(
+        source=source,
+        splits=None if splits is None else tuple(splits.split(",")),
+        sbd=sbd,
+        train_samples=train_samples,
+        val_samples=val_samples,
+        seed=seed,
+    )
     store = open_store(dest)
     info, is_new = prepare_dataset(find_layout(layout), request, store, force=force, console=Console(stderr=True))
     if as_json:
@@ -82,18 +102,30 @@ def prepare_dataset(
             f"{store.uri()}: holds another data set, {there.name!r} prepared with {dict(there.source)}: "
             "give another --dest, or --force to replace it"
         )
-    with _Reporter(console or Console(stderr=True), source) as reporter:
+    console = console or Console(stderr=True)
+    with _Reporter(console, source) as reporter:
         splits = {name: reporter.follow(name, split.samples) for name, split in source.splits.items()}
         info = write_dataset(
             store,
             splits,
             name=layout.name,
             version=layout.version,
-            classes=layout.classes,
-            palette=layout.palette,
+            classes=layout.classes if source.classes is None else source.classes,
+            palette=layout.palette if source.palette is None else source.palette,
             source=arguments,
         )
+    for note in missing_samples(layout, source):
+        console.print(note)
     return info, True
+
+
+def missing_samples(layout: Layout, source: Source) -> list[str]:
+    """A line for each split that is smaller than the published one."""
+    return [
+        f"{split}: {found.count:,} samples, {published:,} were published: is {layout.name} there whole?"
+        for split, found in source.splits.items()
+        if found.count < (published := layout.published_counts.get(split, 0))
+    ]
 
 
 def _find_dataset(store: Store) -> DatasetInfo | None:

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from pipeline.datasets import camvid, context_scenes
+from pipeline.datasets import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_stuff,
+    context_scenes,
+    folder,
+    pascal_context,
+    voc2012,
+)
 from pipeline.datasets.layout import Layout, Request, Source, SplitSource
 from pipeline.errors import InputError, did_you_mean
 
 __all__ = ["LAYOUTS", "Layout", "Request", "Source", "SplitSource", "find_layout"]
 
-LAYOUTS = {layout.name: layout for layout in (camvid.LAYOUT, context_scenes.LAYOUT)}
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        ade20k.LAYOUT,
+        camvid.LAYOUT,
+        camvid.ORIGINAL,
+        cityscapes.LAYOUT,
+        coco_stuff.LAYOUT,
+        context_scenes.LAYOUT,
+        folder.LAYOUT,
+        pascal_context.LAYOUT_59,
+        pascal_context.LAYOUT_60,
+        voc2012.LAYOUT,
+        voc2012.AUGMENTED,
+    )
+}
 
 
 def find_layout(name: str) -> Layout:

@@ -182,6 +182,7 @@ def samples(split: str, count: int, seed: int) -> Iterator[Sample]:
 def open_source(request: Request) -> Source:
     """Pictures numbered from 0 on in two splits. InputError for a folder, or a count or seed out of range."""
     refuse_options(request, NAME, ("source",), "it is generated, leave --source out")
+    refuse_options(request, NAME, ("splits", "sbd"), "it is generated whole")
     counts = {
         "train": TRAIN_SAMPLES if request.train_samples is None else request.train_samples,
         "val": VAL_SAMPLES if request.val_samples is None else request.val_samples,

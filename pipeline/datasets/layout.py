@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, did_you_mean
 from pipeline.shards import Sample
+
+Palette = tuple[tuple[int, int, int], ...]
+"""RGB of each class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,8 @@ class Request:
     """What a person asked to have prepared. None: not said."""
 
     source: Path | None = None
+    splits: tuple[str, ...] | None = None
+    sbd: Path | None = None
     train_samples: int | None = None
     val_samples: int | None = None
     seed: int | None = None
@@ -37,6 +41,10 @@ class Source:
     arguments: Mapping[str, Any]
     """What identifies the contents: equal arguments, equal samples."""
     splits: Mapping[str, SplitSource]
+    classes: tuple[str, ...] | None = None
+    """Where the source names its own classes; None: the layout's."""
+    palette: Palette | None = None
+    """Given with `classes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +55,12 @@ class Layout:
     version: str
     """Changes when the same source comes to give other samples."""
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    """RGB of each class."""
+    """Empty where each source names its own."""
+    palette: Palette
     open: Callable[[Request], Source] = field(repr=False)
     """Finds the samples; InputError when the request or the source is not as the layout wants it."""
+    published_counts: Mapping[str, int] = field(default_factory=dict)
+    """Samples of each split in the published data set: fewer may be an unfinished download."""
 
 
 def refuse_options(request: Request, layout: str, names: Iterable[str], remedy: str) -> None:
@@ -58,35 +68,29 @@ def refuse_options(request: Request, layout: str, names: Iterable[str], remedy: 
     for name in names:
         value = getattr(request, name)
         if value is not None:
-            raise InputError(f"{name.replace('_', '-')}: {value} is nothing for layout {layout!r}: {remedy}")
+            said = ",".join(value) if isinstance(value, tuple) else value
+            raise InputError(f"{name.replace('_', '-')}: {said} is nothing for layout {layout!r}: {remedy}")
 
 
-def fingerprint(folder: Path, files: Iterable[Path]) -> str:
-    """sha256 (hex) over the files' names and sizes: cheap, and other for almost any other contents."""
-    state = hashlib.sha256()
-    for path in sorted(files):
-        state.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
-    return state.hexdigest()
+def source_folder(request: Request, layout: str, contents: str, *, uses: tuple[str, ...] = ()) -> Path:
+    """The folder that a layout reads, which holds `contents`.
 
-
-def pair_files(images: Path, annotations: Path, extensions: Iterable[str]) -> list[tuple[Path, Path]]:
-    """(image, annotation) of equal stem, sorted; annotations are PNGs.
-
-    InputError when a folder is missing or empty, or a file has no partner.
+    InputError when --source is missing, or an option was given that is neither --source, --splits nor one of `uses`.
     """
-    for folder in (images, annotations):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: there is no such folder: check --source")
-    by_stem: dict[str, Path] = {}
-    for path in sorted(path for path in images.iterdir() if path.suffix.lower().lstrip(".") in set(extensions)):
-        if path.stem in by_stem:
-            raise InputError(f"{path}: {by_stem[path.stem].name} has the same name: keep one of them")
-        by_stem[path.stem] = path
-    labels = {path.stem: path for path in annotations.iterdir() if path.suffix.lower() == ".png"}
-    if not by_stem:
-        raise InputError(f"{images}: holds no {' or '.join(sorted(set(extensions)))} files: check --source")
-    for stem in sorted(by_stem.keys() ^ labels.keys()):
-        if stem in by_stem:
-            raise InputError(f"{by_stem[stem]}: has no annotation {annotations / stem}.png: add it or remove the image")
-        raise InputError(f"{labels[stem]}: has no image in {images}: add it or remove the annotation")
-    return [(path, labels[stem]) for stem, path in by_stem.items()]
+    if request.source is None:
+        raise InputError(f"source: is missing: give --source, the folder that holds {contents}")
+    if "sbd" not in uses:
+        refuse_options(request, layout, ("sbd",), "it is for layout 'voc2012-aug'")
+    refuse_options(request, layout, ("train_samples", "val_samples", "seed"), "it is read from --source whole")
+    return request.source
+
+
+def chosen_splits(request: Request, known: Iterable[str], default: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The splits asked for, or else the default ones (all known). InputError for one that is not known."""
+    known = tuple(known)
+    if request.splits is None:
+        return known if default is None else tuple(default)
+    for split in request.splits:
+        if split not in known:
+            raise InputError(f"splits: {split!r} is not known: {did_you_mean(split, known)}")
+    return tuple(dict.fromkeys(request.splits))

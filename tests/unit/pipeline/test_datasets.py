@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.datasets import LAYOUTS, Request, camvid, context_scenes, find_layout
+from pipeline.datasets.labelled_files import pair_files
 from pipeline.errors import InputError
 from pipeline.transforms import decode_image
 from tests.unit.pipeline.made_up_data import png
@@ -96,7 +97,7 @@ def _write(name: str, data: bytes) -> Callable[[Path], object]:
         (
             _write("annotations/val/c.png", b"no png"),
             "{}/annotations/val/c.png: the annotation can't be used, "
-            "it can't be decoded as an image (6 bytes): replace it",
+            "it is neither JPEG nor PNG (it begins with b'no png'): replace it",
         ),
         (
             _write("annotations/val/c.png", png(np.zeros((40, 50, 3), np.uint8))),
@@ -152,6 +153,13 @@ def test_the_real_camvid_is_whole() -> None:
         assert decode_image(sample.image, sample.extension).shape == (360, 480, 3)
         seen |= set(np.unique(sample.label).tolist())
     assert seen == {*range(11), 255}
+
+
+@pytest.mark.skipif(not REAL_CAMVID.is_dir(), reason=f"CamVid is not at {REAL_CAMVID}; set ENCNET_TEST_CAMVID")
+def test_the_originals_split_is_that_of_the_11_classes() -> None:
+    for split in ("train", "val"):
+        for pair in pair_files(REAL_CAMVID / "images" / split, REAL_CAMVID / "annotations" / split):
+            assert camvid.split_of(pair) == split
 
 
 SHARED_LOOKS = sorted(

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from pipeline.errors import InputError
 from pipeline.shards import read_dataset, read_index
 from pipeline.storage import LocalStore
+from tests.unit.pipeline import made_up_sources
 from workflows.prepare import data
 
 SMALL = ("--train-samples", "6", "--val-samples", "2")
@@ -72,3 +73,22 @@ def test_an_unknown_layout_is_refused_before_anything_is_written(tmp_path: Path)
     with pytest.raises(InputError, match="source: is missing"):
         _run("camvid", "--dest", str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_is_read_with_the_options_of_its_layout(tmp_path: Path) -> None:
+    made_up_sources.voc2012_sbd(tmp_path)
+    result = _run(
+        "voc2012-aug", "--source", str(tmp_path / "VOC2012"), "--sbd", str(tmp_path / "benchmark_RELEASE"),
+        "--splits", "train", "--dest", str(tmp_path / "out"), "--json",
+    )  # fmt: skip
+    told = json.loads(result.stdout)
+    assert (told["classes"], {name: split["samples"] for name, split in told["splits"].items()}) == (21, {"train": 4})
+    assert " ".join(result.stderr.split()) == "train: 4 samples, 10,582 were published: is voc2012-aug there whole?"
+
+
+def test_a_folder_brings_its_own_classes(tmp_path: Path) -> None:
+    made_up_sources.own_folder(tmp_path / "in")
+    assert _run("folder", "--source", str(tmp_path / "in"), "--dest", str(tmp_path / "out")).exit_code == 0
+    info = read_dataset(LocalStore(root=tmp_path / "out"))
+    assert info.classes == ("road", "traffic light", "sky")
+    assert info.palette == ((128, 64, 128), (250, 170, 30), (70, 130, 180))

@@ -1,0 +1,39 @@
+"""How far reading shards is: a bar per split on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 5.0
+
+
+class ShardProgress:
+    """Told of each shard by a call with its split; `counts` are the shards of each split."""
+
+    def __init__(self, console: Console, counts: Mapping[str, int]) -> None:
+        self._console = console
+        self._counts = counts
+        self._done = dict.fromkeys(counts, 0)
+        self._tasks: dict[str, TaskID] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> ShardProgress:
+        self._progress.start()
+        self._tasks = {split: self._progress.add_task(split, total=count) for split, count in self._counts.items()}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, split: str) -> None:
+        self._done[split] += 1
+        self._progress.advance(self._tasks[split])
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._console.print(f"{split}: {self._done[split]} of {self._counts[split]} shards read")
