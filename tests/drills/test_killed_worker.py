@@ -31,12 +31,12 @@ def data(stack: RunningStack) -> str:
 def test_run_with_a_killed_worker_equals_the_undisturbed_run(stack: RunningStack, data: str, tmp_path: Path) -> None:
     command = [*TINY, f"--data={data}", f"--optim.max-steps={STEPS}"]
     undisturbed = json_result(run_encnet(*command, "--name=undisturbed"))
-    output = tmp_path / "stdout"
-    with output.open("w") as stdout:
-        run = subprocess.Popen([*ENCNET, *command, "--name=disturbed"], stdout=stdout, stderr=subprocess.STDOUT)
+    output, log = tmp_path / "stdout", tmp_path / "stderr"
+    with output.open("w") as stdout, log.open("w") as stderr:
+        run = subprocess.Popen([*ENCNET, *command, "--name=disturbed"], stdout=stdout, stderr=stderr)
         _wait_for_checkpoint("disturbed", run)
         os.kill(_training_worker(stack), signal.SIGKILL)
-        assert run.wait(WAIT_S) == 0, output.read_text()
+        assert run.wait(WAIT_S) == 0, log.read_text()
     disturbed = json_result(subprocess.CompletedProcess(command, 0, output.read_text(), ""))
     assert disturbed["steps"] == undisturbed["steps"] == STEPS
     assert disturbed["losses"] == pytest.approx(undisturbed["losses"], rel=1e-4)
