@@ -74,7 +74,7 @@ def index(
     from pipeline.errors import InputError
     from pipeline.shards import DATASET_KEY
     from pipeline.storage import open_store
-    from workflows.shard_progress import ShardProgress
+    from workflows.split_progress import SplitProgress
 
     store = open_store(uri)
     classes, palette = read_classes(classes_file)
@@ -83,7 +83,8 @@ def index(
     if not force and store.exists(DATASET_KEY):
         raise InputError(f"{store.uri(DATASET_KEY)}: is there already: give --force to replace it and the indexes")
     shards = find_shards(store.list(), patterns, store.uri())
-    with ShardProgress(Console(stderr=True), {split: len(keys) for split, keys in shards.items()}) as progress:
+    counts = {split: len(keys) for split, keys in shards.items()}
+    with SplitProgress(Console(stderr=True), counts, "shards read") as progress:
         info, skipped = write_index(
             store,
             shards,

@@ -32,7 +32,7 @@ def verify(uri: str, splits: tuple[str, ...], as_json: bool) -> None:
     from pipeline.shards import read_dataset
     from pipeline.storage import open_store
     from pipeline.verify import verify_split
-    from workflows.shard_progress import ShardProgress
+    from workflows.split_progress import SplitProgress
 
     store = open_store(uri)
     info = read_dataset(store)
@@ -40,7 +40,7 @@ def verify(uri: str, splits: tuple[str, ...], as_json: bool) -> None:
         if split not in info.splits:
             raise InputError(f"split: {split!r} is not in {store.uri()}: {did_you_mean(split, info.splits)}")
     counts = {split: found.shards for split, found in info.splits.items() if not splits or split in splits}
-    with ShardProgress(Console(stderr=True), counts) as progress:
+    with SplitProgress(Console(stderr=True), counts, "shards read") as progress:
         reports = {split: verify_split(store, info, split, partial(progress, split)) for split in counts}
     faults = [fault for report in reports.values() for fault in report.faults]
     for fault in faults[:MAX_SHOWN]:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.datasets import LAYOUTS, Layout, Request, Source, find_layout
@@ -25,9 +23,7 @@ from pipeline.storage import Store, open_store
 from workflows.data_index import index
 from workflows.data_inspect import inspect
 from workflows.data_verify import verify
-
-LINE_EVERY_S = 5.0
-"""How often progress is told where there is no terminal to draw a bar on."""
+from workflows.split_progress import SplitProgress
 
 
 @click.group()
@@ -103,8 +99,9 @@ def prepare_dataset(
             "give another --dest, or --force to replace it"
         )
     console = console or Console(stderr=True)
-    with _Reporter(console, source) as reporter:
-        splits = {name: reporter.follow(name, split.samples) for name, split in source.splits.items()}
+    counts = {name: split.count for name, split in source.splits.items()}
+    with SplitProgress(console, counts, "samples written") as progress:
+        splits = {name: _follow(progress, name, split.samples) for name, split in source.splits.items()}
         info = write_dataset(
             store,
             splits,
@@ -133,32 +130,11 @@ def _find_dataset(store: Store) -> DatasetInfo | None:
     return read_dataset(store) if store.exists(DATASET_KEY) else None
 
 
-class _Reporter:
-    """A bar per split on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, console: Console, source: Source) -> None:
-        self._console = console
-        self._counts = {name: split.count for name, split in source.splits.items()}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._last_line = time.monotonic()
-
-    def __enter__(self) -> _Reporter:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def follow(self, split: str, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """The same samples, told of as they pass."""
-        task = self._progress.add_task(split, total=self._counts[split])
-        for done, sample in enumerate(samples, start=1):
-            yield sample
-            self._progress.advance(task)
-            if not self._console.is_terminal and time.monotonic() - self._last_line >= LINE_EVERY_S:
-                self._last_line = time.monotonic()
-                self._console.print(f"{split}: {done} of {self._counts[split]} samples written")
+def _follow(progress: SplitProgress, split: str, samples: Iterable[Sample]) -> Iterator[Sample]:
+    """The same samples, told of as they pass."""
+    for sample in samples:
+        yield sample
+        progress(split)
 
 
 def describe(info: DatasetInfo, store: Store, is_new: bool) -> dict[str, object]:
