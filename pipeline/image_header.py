@@ -11,6 +11,7 @@ MAX_PIXELS = 1 << 27
 """A decoded image of that many takes 400 MB; a file of a few kilobytes can claim a thousand times as many."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 GREY, PALETTE = 0, 3
+_COLOURS = {GREY: "grey", 2: "RGB", PALETTE: "a palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
 class ImageHeader(NamedTuple):
@@ -48,25 +49,30 @@ def read_header(data: bytes) -> ImageHeader:
     return header
 
 
+def check_ids(label: ImageHeader) -> None:
+    """Raise ValueError unless a label file can hold class ids: a PNG of grey or with a palette, of at most 8 bits."""
+    if label.kind != "png" or label.colour_type not in (GREY, PALETTE) or label.bit_depth > 8:
+        colours = _COLOURS.get(label.colour_type, f"colour type {label.colour_type}")
+        raise ValueError(
+            f"is a {label.kind} of {colours} with {label.bit_depth} bits, not a png of class ids: write each pixel's "
+            "id, as grey or with a palette, with at most 8 bits"
+        )
+
+
 def check_pair(image: bytes, image_extension: str, label: bytes, label_extension: str) -> ImageHeader:
     """The header of an image file, once it and that of its label file are known to fit together.
 
-    Raises ValueError naming the member at fault: what `read_header` refuses, a label that is no PNG or in which
-    decoders would change the ids (grey of fewer bits, colours), two sizes.
+    Raises ValueError naming the member at fault: what `read_header` refuses, a label that can't hold ids, two sizes.
     """
     headers = {}
     for extension, data in ((image_extension, image), (label_extension, label)):
         try:
             headers[extension] = read_header(data)
+            if extension == label_extension:
+                check_ids(headers[extension])
         except ValueError as error:
             raise ValueError(f"{extension}: {error}") from error
     of_image, of_label = headers[image_extension], headers[label_extension]
-    are_ids = of_label.colour_type == PALETTE or (of_label.bit_depth, of_label.colour_type) == (8, GREY)
-    if of_label.kind != "png" or not are_ids:
-        raise ValueError(
-            f"{label_extension}: is a {of_label.kind} of colour type {of_label.colour_type} with {of_label.bit_depth} "
-            "bits, not a png of class ids as 8-bit grey or a palette: convert the labels"
-        )
     if of_image[1:3] != of_label[1:3]:
         raise ValueError(
             f"the image is {of_image.width}x{of_image.height}, its label {of_label.width}x{of_label.height}"

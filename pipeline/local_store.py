@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, StorageError
-from pipeline.resumed_read import ObjectNotFound, Versioned, changed, cut_short
+from pipeline.resumed_read import ObjectNotFound, Versioned, changed, cut_short, end_if
 
 _TEMPORARY = ".partial-"
 
@@ -34,8 +35,16 @@ class LocalStore:
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return self.read_versioned(key, offset, length).data
 
-    def read_versioned(self, key: str, offset: int = 0, length: int | None = None, version: str = "") -> Versioned:
+    def read_versioned(
+        self,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        version: str = "",
+        cancelled: threading.Event | None = None,
+    ) -> Versioned:
         uri = self.uri(key)
+        end_if(cancelled, uri)
         with _file_errors(uri), self._path(key).open("rb") as file:
             status = os.fstat(file.fileno())
             found = f"{status.st_size}-{status.st_mtime_ns}"

@@ -5,13 +5,20 @@ Knows no storage: a store opens streams and says which of its faults may pass (`
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    wait_random_exponential,
+)
 
 from pipeline.errors import StorageError
 
@@ -26,6 +33,10 @@ class ObjectNotFound(StorageError):
 
 class ObjectChanged(StorageError):
     """The object is no longer the one whose first bytes were read."""
+
+
+class ReadCancelled(StorageError):
+    """Nobody wants the bytes any more."""
 
 
 class Versioned(NamedTuple):
@@ -64,18 +75,29 @@ class Patience:
     """Longest pause between two attempts; the first is up to 0.1 s, and each is drawn at random from 0 on."""
 
 
-def read_resumed(open_stream: OpenStream, *, uri: str, what: str, version: str, patience: Patience) -> Versioned:
+def read_resumed(
+    open_stream: OpenStream,
+    *,
+    uri: str,
+    what: str,
+    version: str,
+    patience: Patience,
+    cancelled: threading.Event | None = None,
+) -> Versioned:
     """All bytes of an object or a range of it; `what` names them in errors, after `uri`.
 
     Raises StorageError naming both and the number of attempts when no byte has come for `patience.stall_s`,
-    ObjectChanged when a stream is of another version than `version` or the streams before it, and whatever
-    `open_stream` raises that is no PassingFault.
+    ObjectChanged when a stream is of another version than `version` or the streams before it, ReadCancelled once
+    `cancelled` is set (a pause ends at once, a stream with its next bytes), and whatever `open_stream` raises that is
+    no PassingFault.
     """
-    read = _Read(open_stream, uri, version, patience)
+    cancelled = cancelled or threading.Event()
+    read = _Read(open_stream, uri, version, patience, cancelled)
     retrying = Retrying(
         retry=retry_if_exception_type(PassingFault),
         wait=wait_random_exponential(multiplier=0.1, max=patience.max_wait_s),
         stop=read.has_stalled,
+        sleep=sleep_using_event(cancelled),
         reraise=True,
     )
     try:
@@ -92,11 +114,13 @@ def read_resumed(open_stream: OpenStream, *, uri: str, what: str, version: str, 
 class _Read:
     """What has come so far."""
 
-    def __init__(self, open_stream: OpenStream, uri: str, version: str, patience: Patience) -> None:
+    def __init__(
+        self, open_stream: OpenStream, uri: str, version: str, patience: Patience, cancelled: threading.Event
+    ) -> None:
         self.parts: list[bytes] = []
         self.version = version
         self._num_bytes = 0
-        self._open_stream, self._uri, self._patience = open_stream, uri, patience
+        self._open_stream, self._uri, self._patience, self._cancelled = open_stream, uri, patience, cancelled
         self._progress_at = time.monotonic()
 
     @property
@@ -108,6 +132,7 @@ class _Read:
 
     def receive(self) -> None:
         """Take what one stream gives. PassingFault when that is not all."""
+        end_if(self._cancelled, self._uri)
         with self._open_stream(self._num_bytes, self.version) as stream:
             # A store that does not know If-Match answers all the same.
             if self.version and stream.version != self.version:
@@ -122,12 +147,19 @@ class _Read:
             self._num_bytes += len(chunk)
             received += len(chunk)
             self._progress_at = time.monotonic()
+            end_if(self._cancelled, self._uri)
             elapsed = self._progress_at - began
             is_slow = elapsed > self._patience.slow_after_s and received < elapsed * self._patience.min_bytes_per_s
             if is_slow and received < stream.size:
                 raise PassingFault(f"{self._uri}: {received} bytes in {elapsed:.1f} s")
         if received != stream.size:
             raise PassingFault(f"{self._uri}: the stream ended after {received} of {stream.size} bytes")
+
+
+def end_if(cancelled: threading.Event | None, uri: str) -> None:
+    """Raise ReadCancelled once it is."""
+    if cancelled and cancelled.is_set():
+        raise ReadCancelled(f"{uri}: is no longer wanted")
 
 
 def changed(uri: str, was: str, now: str = "") -> ObjectChanged:

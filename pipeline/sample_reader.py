@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.bad_samples import BadSample
 from pipeline.errors import DataError, StorageError
-from pipeline.image_header import PALETTE, check_pair, read_header
+from pipeline.image_header import PALETTE, check_ids, check_pair, read_header
 from pipeline.node_cache import NodeCache
 from pipeline.resumed_read import changed
 from pipeline.shards import IGNORE_INDEX, MemberNames, ShardIndex, run_checksum
@@ -63,9 +63,16 @@ def decode_pair(
 
 
 def decode_ids(label: bytes) -> Label:
-    """A label PNG -> (H, W) ids: grey levels, or positions in its palette. Raises ValueError when it is damaged."""
-    if read_header(label).colour_type != PALETTE:
-        return decode_label(label)
+    """A label PNG -> (H, W) ids: grey levels, or positions in its palette.
+
+    Raises ValueError when it is damaged, or can't hold ids.
+    """
+    header = read_header(label)
+    check_ids(header)
+    if header.colour_type != PALETTE:
+        ids = decode_label(label)
+        # Grey of fewer bits is spread over 0 to 255 in decoding.
+        return ids if header.bit_depth == 8 else ids // np.uint8(255 // ((1 << header.bit_depth) - 1))
     from PIL import Image as Pillow
 
     try:
@@ -85,12 +92,20 @@ class SampleReader:
 
     A shard's version is that of its first read, which tells it at no cost: all later reads want the same. What was
     replaced before that read shows in the checksums. With a `cache`, later reads look there first.
+    Once `cancelled` is set, its reads end with ReadCancelled.
     """
 
-    def __init__(self, store: Store, index: ShardIndex, cache: NodeCache | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        index: ShardIndex,
+        cache: NodeCache | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
         self.store = store
         self.index = index
         self._cache = cache
+        self._cancelled = cancelled
         self.bytes_read = 0
         self._versions: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -109,14 +124,14 @@ class SampleReader:
         if self._cache and version and not afresh and (kept := self._cache.get(uri, version, begin, length)):
             return memoryview(kept)
         try:
-            read = self.store.read_versioned(shard, begin, length, version)
+            read = self.store.read_versioned(shard, begin, length, version, self._cancelled)
             with self._lock:
                 self.bytes_read += length
                 version = self._versions.setdefault(shard, read.version)
             if read.version != version:
                 raise changed(uri, version, read.version)
         except StorageError as error:
-            keys = " to ".join(dict.fromkeys(repr(str(index.keys[sample])) for sample in (first, stop - 1)))
+            keys = " to ".join(dict.fromkeys(repr(index.keys[sample]) for sample in (first, stop - 1)))
             raise type(error)(f"{error}; it was read for {keys}") from error
         if self._cache:
             self._cache.put(uri, version, begin, read.data)
@@ -134,11 +149,11 @@ class SampleReader:
                 wrong = "its bytes are not those that were indexed: restore or prepare the data again"
                 raise DataError(self._name(sample, wrong))
         try:
-            members = split_members(run, str(self.index.keys[sample]))
+            members = split_members(run, self.index.keys[sample])
             return decode_pair(members, self.index.members, self.index.ignore_index)
         except ValueError as error:
             raise BadSample(self._name(sample, str(error))) from error
 
     def _name(self, sample: int, what: str) -> str:
         shard = self.store.uri(self.index.shard_key(sample))
-        return f"{shard}: sample {str(self.index.keys[sample])!r}: {what}"
+        return f"{shard}: sample {self.index.keys[sample]!r}: {what}"

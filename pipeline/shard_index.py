@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError, StorageError
 from pipeline.image_header import check_pair
+from pipeline.index_table import NUMBERS, KeyColumn
 from pipeline.sample_reader import choose_pair, decode_ids, split_members
 from pipeline.shards import IGNORE_INDEX, MemberNames, ShardIndex, run_checksum, shard_key
 from pipeline.storage import Store
@@ -27,7 +28,6 @@ from pipeline.transforms import Label
 
 MAX_RUN_BYTES = 64 << 20
 _CHUNK_BYTES = 8 << 20
-_COLUMNS = {"offset": np.int64, "length": np.int64, "width": np.int32, "height": np.int32, "checksum": np.uint64}
 
 
 class Run(NamedTuple):
@@ -63,7 +63,7 @@ def spooled(store: Store, key: str) -> Iterator[tuple[ReadAt, int]]:
                 chunk, version = store.read_versioned(key, offset, min(_CHUNK_BYTES, size - offset), version)
                 file.write(chunk)
             file.flush()
-            yield _reading(file), size
+            yield reading(file), size
     except OSError as error:
         raise StorageError(
             f"{store.uri(key)}: its {size:,} bytes can't be kept in {tempfile.gettempdir()} ({error.strerror}): "
@@ -71,7 +71,9 @@ def spooled(store: Store, key: str) -> Iterator[tuple[ReadAt, int]]:
         ) from error
 
 
-def _reading(file: BinaryIO) -> ReadAt:
+def reading(file: BinaryIO) -> ReadAt:
+    """How to read from a file by offset and length."""
+
     def read(offset: int, length: int) -> bytes:
         file.seek(offset)
         return file.read(length)
@@ -151,7 +153,7 @@ def index_shard(
         except ValueError as error:
             raise ValueError(f"sample {run.key!r}: {error}") from error
         rows.append((run.offset, run.length, header.width, header.height, run_checksum(data)))
-    columns = {name: np.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(_COLUMNS.items())}
+    columns = {name: np.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(NUMBERS.items())}
     keys = tuple(run.key for run in runs)
     return ShardContents(num_bytes=size, keys=keys, columns=columns, class_pixels=pixels, skipped=skipped)
 
@@ -187,11 +189,11 @@ def join_shards(split: str, shard_names: Sequence[str], shards: Sequence[ShardCo
             if seen.setdefault(key, shard) != shard:
                 first, second = (store.uri(shard_key(split, shard_names[place])) for place in (seen[key], shard))
                 raise DataError(f"{second}: sample {key!r} is in {first} too: a key must be there once in a split")
-    columns: dict[str, Any] = {name: np.concatenate([shard.columns[name] for shard in shards]) for name in _COLUMNS}
+    columns: dict[str, Any] = {name: np.concatenate([shard.columns[name] for shard in shards]) for name in NUMBERS}
     return ShardIndex(
         split=split,
         shard_names=tuple(shard_names),
-        keys=np.array(list(seen), np.str_),
+        keys=KeyColumn.of(seen),
         shard=np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard.keys) for shard in shards]),
         **columns,
     )

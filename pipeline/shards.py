@@ -10,21 +10,24 @@ Reading them back is here; `pipeline.shard_writer` writes them.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError, InputError, did_you_mean
+from pipeline.errors import DataError, InputError, did_you_mean, first_line
+from pipeline.index_table import NUMBERS, IndexTable, KeyColumn, from_parquet, to_parquet
 from pipeline.storage import ObjectNotFound, Store
 
 DATASET_KEY = "dataset.json"
 INDEX_NAME = "index.parquet"
 IGNORE_INDEX = 255
+_AGAIN = "prepare or index the data set again"
+_HASHED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,8 @@ class DatasetInfo:
             }
             known = {entry.name for entry in fields(cls)} - {"classes", "palette", "splits", "members"}
             members = {kind: tuple(names) for kind, names in contents.get("members", {}).items()}
-            return cls(
+            digest = contents["digest"]
+            info = cls(
                 members=MemberNames(**members),
                 classes=tuple(contents["classes"]),
                 palette=tuple((int(red), int(green), int(blue)) for red, green, blue in contents["palette"]),
@@ -120,7 +124,10 @@ class DatasetInfo:
                 **{name: contents[name] for name in sorted(known)},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{uri}: is no {DATASET_KEY} ({error!r}): prepare the data set again") from error
+            raise InputError(f"{uri}: is no {DATASET_KEY} ({error!r}): {_AGAIN}") from error
+        if info.digest != digest:
+            raise InputError(f"{uri}: was damaged or edited, its digest is of other contents: {_AGAIN}")
+        return info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +141,12 @@ class ShardIndex:
     split: str
     shard_names: tuple[str, ...]
     """Relative to the split's folder; with a `/` in front, to the data set's root."""
-    keys: NDArray[np.str_]
+    keys: KeyColumn
     shard: NDArray[np.int32]
     """Position in `shard_names`."""
     offset: NDArray[np.int64]
     """First byte of the sample's run of tar members in its shard."""
-    length: NDArray[np.int64]
+    length: NDArray[np.int32]
     """Bytes of that run."""
     width: NDArray[np.int32]
     height: NDArray[np.int32]
@@ -157,12 +164,15 @@ class ShardIndex:
 
     def digest(self) -> str:
         """sha256 (hex) over all columns."""
-        state = hashlib.sha256("\n".join([*self.shard_names, "", *self.keys]).encode())
+        state = hashlib.sha256("\n".join([*self.shard_names, ""]).encode())
+        for keys in self.keys.pieces():
+            state.update("".join(f"\n{key}" for key in keys).encode())
         for column, kind in (
             (self.shard, "<i4"), (self.offset, "<i8"), (self.length, "<i8"),
             (self.width, "<i4"), (self.height, "<i4"), (self.checksum, "<u8"),
         ):  # fmt: skip
-            state.update(np.ascontiguousarray(column, kind).tobytes())
+            for first in range(0, len(column), _HASHED_AT_ONCE):
+                state.update(np.ascontiguousarray(column[first : first + _HASHED_AT_ONCE], kind).tobytes())
         return state.hexdigest()
 
 
@@ -177,14 +187,21 @@ def run_checksum(run: bytes | memoryview) -> int:
 
 
 def read_dataset(store: Store) -> DatasetInfo:
-    """The data set at a store's root. InputError when there is none."""
+    """The data set at a store's root. InputError when there is none.
+
+    What can't be right may have been spoiled on its way: it is read once more.
+    """
     try:
         data = store.read(DATASET_KEY)
     except ObjectNotFound as error:
         raise InputError(
-            f"{store.uri()}: no {DATASET_KEY} there: write the data set with 'encnet data prepare', or correct the URI"
+            f"{store.uri()}: no {DATASET_KEY} there: write the data set with 'encnet data prepare', index shards "
+            "that are there with 'encnet data index', or correct the URI"
         ) from error
-    return DatasetInfo.from_json(data, store.uri(DATASET_KEY))
+    try:
+        return DatasetInfo.from_json(data, store.uri(DATASET_KEY))
+    except InputError:
+        return DatasetInfo.from_json(store.read(DATASET_KEY), store.uri(DATASET_KEY))
 
 
 def read_index(store: Store, split: str) -> ShardIndex:
@@ -195,55 +212,41 @@ def read_index(store: Store, split: str) -> ShardIndex:
     info = read_dataset(store)
     if split not in info.splits:
         raise InputError(f"{store.uri()}: no split {split!r}: {did_you_mean(split, info.splits)}")
-    key = f"{split}/{INDEX_NAME}"
+    uri = store.uri(f"{split}/{INDEX_NAME}")
     try:
-        data = store.read(key)
+        index, digest = fetch_index(store, split, info.splits[split].digest)
     except ObjectNotFound as error:
-        raise InputError(f"{store.uri(key)}: the index is missing: prepare the data set again") from error
-    index = parse_index(data, split, store.uri(key))
-    if index.digest() != info.splits[split].digest:
-        raise InputError(f"{store.uri(key)}: does not belong to {DATASET_KEY} beside it: prepare the data set again")
+        raise InputError(f"{uri}: the index is missing: {_AGAIN}") from error
+    if digest != info.splits[split].digest:
+        raise InputError(f"{uri}: does not belong to {DATASET_KEY} beside it: {_AGAIN}")
     return replace(index, members=info.members, ignore_index=info.ignore_index)
+
+
+def fetch_index(store: Store, split: str, digest: str) -> tuple[ShardIndex, str]:
+    """The index of a split that is on storage, and its digest.
+
+    One that is broken or not of `digest` may have been spoiled on its way: it is read once more.
+    Raises ObjectNotFound, and DataError when it is broken.
+    """
+    key = f"{split}/{INDEX_NAME}"
+    with suppress(DataError):
+        index = parse_index(store.read(key), split, store.uri(key))
+        if index.digest() == digest:
+            return index, digest
+    index = parse_index(store.read(key), split, store.uri(key))
+    return index, index.digest()
 
 
 def format_index(index: ShardIndex) -> bytes:
     """The bytes of `index.parquet`."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    names = pa.array(index.shard_names, pa.string())
-    table = pa.table(
-        {
-            "key": pa.array(index.keys.tolist(), pa.string()),
-            "shard": names.take(pa.array(index.shard)),
-            "offset": pa.array(index.offset),
-            "length": pa.array(index.length),
-            "width": pa.array(index.width),
-            "height": pa.array(index.height),
-            "checksum": pa.array(index.checksum),
-        }
-    )
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer)
-    return buffer.getvalue()
+    numbers = {name: getattr(index, name) for name in NUMBERS}
+    return to_parquet(IndexTable(index.keys, index.shard_names, index.shard, numbers))
 
 
 def parse_index(data: bytes, split: str, uri: str) -> ShardIndex:
     """The inverse of `format_index`. DataError naming `uri` when the file is broken."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     try:
-        table = parquet.read_table(io.BytesIO(data))
-        shards = table["shard"].combine_chunks().dictionary_encode()
-        columns = {name: table[name].to_numpy() for name in ("offset", "length", "width", "height", "checksum")}
-        keys = np.array(table["key"].to_pylist(), dtype=np.str_)
-    except (pa.ArrowException, KeyError) as error:
-        raise DataError(f"{uri}: is no index of shards ({error}): prepare the data set again") from error
-    return ShardIndex(
-        split=split,
-        shard_names=tuple(shards.dictionary.to_pylist()),
-        shard=shards.indices.to_numpy().astype(np.int32),
-        keys=keys,
-        **columns,
-    )
+        table = from_parquet(data)
+    except ValueError as error:
+        raise DataError(f"{uri}: is no index of shards ({first_line(error)}): {_AGAIN}") from error
+    return ShardIndex(split=split, shard_names=table.shard_names, shard=table.shard, keys=table.keys, **table.numbers)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pipeline.resumed_read import (
     ObjectNotFound,
     PassingFault,
     Patience,
+    ReadCancelled,
     Stream,
     Versioned,
     changed,
@@ -32,7 +34,16 @@ from pipeline.resumed_read import (
     read_resumed,
 )
 
-__all__ = ["LocalStore", "ObjectChanged", "ObjectNotFound", "S3Store", "Store", "Versioned", "open_store"]
+__all__ = [
+    "LocalStore",
+    "ObjectChanged",
+    "ObjectNotFound",
+    "ReadCancelled",
+    "S3Store",
+    "Store",
+    "Versioned",
+    "open_store",
+]
 
 CALL_ATTEMPTS = 4
 PATIENCE = Patience()
@@ -60,8 +71,18 @@ class Store(Protocol):
         InputError (credentials, bucket or endpoint are wrong).
         """
 
-    def read_versioned(self, key: str, offset: int = 0, length: int | None = None, version: str = "") -> Versioned:
-        """Like `read`, and what version of the object that was; ObjectChanged when it is not `version`."""
+    def read_versioned(
+        self,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        version: str = "",
+        cancelled: threading.Event | None = None,
+    ) -> Versioned:
+        """Like `read`, and what version of the object that was; ObjectChanged when it is not `version`.
+
+        Ends soon after `cancelled` is set, and with ReadCancelled; what only waits to ask again does so at once.
+        """
 
     def write(self, key: str, data: bytes) -> None:
         """Store an object whole: a reader sees the old one or the new one, never a part."""
@@ -121,7 +142,14 @@ class S3Store:
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return self.read_versioned(key, offset, length).data
 
-    def read_versioned(self, key: str, offset: int = 0, length: int | None = None, version: str = "") -> Versioned:
+    def read_versioned(
+        self,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        version: str = "",
+        cancelled: threading.Event | None = None,
+    ) -> Versioned:
         if length == 0:
             return Versioned(b"", version)
 
@@ -129,7 +157,9 @@ class S3Store:
             return self._stream(key, offset + skip, None if length is None else length - skip, wanted)
 
         what = f"bytes {offset}-{'' if length is None else offset + length - 1}"
-        return read_resumed(open_stream, uri=self.uri(key), what=what, version=version, patience=PATIENCE)
+        return read_resumed(
+            open_stream, uri=self.uri(key), what=what, version=version, patience=PATIENCE, cancelled=cancelled
+        )
 
     @contextmanager
     def _stream(self, key: str, offset: int, length: int | None, version: str) -> Iterator[Stream]:

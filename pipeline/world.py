@@ -16,6 +16,12 @@ class World:
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank: {self.rank} is not in 0..{self.size - 1}")
 
+    def share(self, count: int) -> range:
+        """This rank's part of 0 .. count-1: neighbours, in rank order; the first ranks have one more where needed."""
+        least, more = divmod(count, self.size)
+        first = self.rank * least + min(self.rank, more)
+        return range(first, first + least + (self.rank < more))
+
     def lanes(self, first: int, stop: int) -> range:
         """The lanes of [first, stop) that this rank owns: those with lane % size == rank."""
         return range(first + (self.rank - first) % self.size, stop, self.size)

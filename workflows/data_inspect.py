@@ -54,7 +54,7 @@ def draw(store: Store, info: DatasetInfo, index: ShardIndex, path: Path, count: 
 
     reader = SampleReader(store, index)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(index))[:count]).tolist()
-    pictures = ((str(index.keys[one]), *reader.decode(one, reader.read(one, one + 1))) for one in chosen)
+    pictures = ((index.keys[one], *reader.decode(one, reader.read(one, one + 1))) for one in chosen)
     sheet = contact_sheet(pictures, info.classes, info.palette)
     encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.layout import Palette
-from pipeline.errors import InputError, first_line
+from pipeline.datasets.mat_file import read_array
+from pipeline.errors import InputError
 from pipeline.sample_reader import decode_ids
 from pipeline.shards import IGNORE_INDEX
 from pipeline.transforms import Label
@@ -61,25 +60,10 @@ def read_mat(path: Path, *names: str) -> NDArray[np.uint16]:
 
     InputError naming the file when they are not there.
     """
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    damaged = (MatReadError, zlib.error, KeyError, ValueError, TypeError, IndexError, OSError, NotImplementedError)
     try:
-        value = loadmat(io.BytesIO(read_bytes(path)), variable_names=names[:1], simplify_cells=True)
-        for name in names:
-            value = value[name]
-    except damaged as error:
-        raise InputError(
-            f"{path}: the annotation can't be used, it holds no {'.'.join(names)} ({first_line(error)}): replace it"
-        ) from error
-    ids = np.asarray(value)
-    if ids.ndim != 2 or ids.dtype not in (np.uint8, np.uint16):
-        raise InputError(
-            f"{path}: the annotation can't be used, its {'.'.join(names)} has shape {ids.shape} of {ids.dtype}, "
-            "not (height, width) of 8 or 16 bits: replace it"
-        )
-    return ids.astype(np.uint16)
+        return read_array(read_bytes(path), *names)
+    except ValueError as error:
+        raise InputError(f"{path}: the annotation can't be used, it {error}: replace it") from error
 
 
 def read_bytes(path: Path) -> bytes:

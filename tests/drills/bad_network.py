@@ -1,4 +1,4 @@
-"""A proxy before a real object store that spoils some of the reads of shards, in the ways that networks do.
+"""A proxy before a real object store that spoils some of the reads, in the ways that networks do.
 
 What it does to a read is a function of (seed, path, range, how often that was asked for), whatever threads do.
 """
@@ -24,15 +24,16 @@ TRICKLE_BYTES, TRICKLE_EVERY_S = 64, 0.1
 
 
 class BadNetwork(ThreadingHTTPServer):
-    """Forwards to `upstream`, and spoils one read of a shard in `one_in`; `done` counts what it did."""
+    """Forwards to `upstream`, and spoils one read in `one_in` of what ends with `suffix`; `done` counts what it did."""
 
     daemon_threads = True
 
-    def __init__(self, upstream: str, seed: int, one_in: int) -> None:
+    def __init__(self, upstream: str, seed: int, one_in: int, suffix: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream, self.seed, self.one_in = urlsplit(upstream).netloc, seed, one_in
+        self.upstream, self.seed, self.one_in, self.suffix = urlsplit(upstream).netloc, seed, one_in, suffix
         self.done: Counter[str] = Counter()
         self.reads = 0
+        self.is_away = False
         self._asked: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -58,14 +59,15 @@ class BadNetwork(ThreadingHTTPServer):
 
 
 @contextmanager
-def bad_network(upstream: str, *, seed: int, one_in: int = 20) -> Iterator[BadNetwork]:
-    """A running proxy."""
-    with BadNetwork(upstream, seed, one_in) as server:
+def bad_network(upstream: str, *, seed: int, one_in: int = 20, suffix: str = ".tar") -> Iterator[BadNetwork]:
+    """A running proxy; afterwards nothing answers there any more."""
+    with BadNetwork(upstream, seed, one_in, suffix) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="bad-network")
         thread.start()
         try:
             yield server
         finally:
+            server.is_away = True  # connections that are open outlive the server
             server.shutdown()
             thread.join()
 
@@ -79,8 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
-        is_shard = urlsplit(self.path).path.endswith(".tar")
-        fault = self.server.fault(f"{self.path} {self.headers.get('Range')}") if is_shard else ""
+        if self.server.is_away:
+            self.close_connection = True
+            return None
+        is_meant = urlsplit(self.path).path.endswith(self.server.suffix)
+        fault = self.server.fault(f"{self.path} {self.headers.get('Range')}") if is_meant else ""
         if fault == "refuse":
             return self._answer(503, {"Content-Type": "application/xml"}, SLOW_DOWN)
         try:

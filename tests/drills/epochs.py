@@ -30,17 +30,24 @@ class Epoch:
     seconds: float
 
 
-def read_epoch(uri: str, *, pause_s: float = 0.0, block_bytes: int = 16_000) -> Epoch:
-    """One epoch through the real loader; `pause_s` is how long the training loop takes for a step."""
-    began = time.monotonic()
+def open_epoch(uri: str, *, block_bytes: int = 16_000) -> tuple[TrainLoader, int]:
+    """The real loader, and the number of batches of an epoch."""
     store = open_store(uri)
     index = read_index(store, "train")
     blocks = plan_blocks(index.shard, index.offset, index.length, block_bytes)
     order = Order(blocks, seed=1, batch_size=BATCH_SIZE, window=8)
     transform = TransformConfig(crop_size=(64, 64))
+    loader = TrainLoader(store, index, order, world=World(), transform=transform, seed=1)
+    return loader, len(index) // BATCH_SIZE
+
+
+def read_epoch(uri: str, *, pause_s: float = 0.0, block_bytes: int = 16_000) -> Epoch:
+    """One epoch through the real loader; `pause_s` is how long the training loop takes for a step."""
+    began = time.monotonic()
+    loader, num_batches = open_epoch(uri, block_bytes=block_bytes)
     batches = []
-    with TrainLoader(store, index, order, world=World(), transform=transform, seed=1) as loader:
-        for _ in range(len(index) // BATCH_SIZE):
+    with loader:
+        for _ in range(num_batches):
             batches.append(next(loader))
             time.sleep(pause_s)
     return Epoch(

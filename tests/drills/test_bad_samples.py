@@ -43,9 +43,9 @@ def test_a_run_lists_the_bad_samples_of_all_its_workers(data: str, tmp_path: Pat
     two = run_encnet(*command, "--name=bad-samples", "--num-workers=2", f"--data.cache-dir={tmp_path / 'cache'}")
     alone = run_encnet(*command, "--name=bad-samples-alone", "--num-workers=1")
     listed = json_result(two)["bad_samples"]
-    keys = read_index(open_store(data), "train").keys[list(BAD)]
-    for line, key in zip(listed, keys, strict=True):
-        assert line.startswith(f"{data}/train/000000.tar: sample '{key}': ")
+    keys = read_index(open_store(data), "train").keys
+    for line, sample in zip(listed, BAD, strict=True):
+        assert line.startswith(f"{data}/train/000000.tar: sample '{keys[sample]}': ")
     assert [line for line in two.stderr.splitlines() if line.startswith("bad sample")] == [
         f"bad sample  {line}" for line in listed
     ]

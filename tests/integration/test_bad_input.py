@@ -72,7 +72,10 @@ def test_recipes_and_fields(command: Command, scenes: str) -> None:
 
 
 def test_data_sets(command: Command, scenes: str) -> None:
-    remedy = "no dataset.json there: write the data set with 'encnet data prepare', or correct the URI"
+    remedy = (
+        "no dataset.json there: write the data set with 'encnet data prepare', index shards that are there with "
+        "'encnet data index', or correct the URI"
+    )
     assert command.refusal(*RECIPE).startswith("data.uri: empty: name the data set with --data")
     assert command.refusal(*RECIPE, "--data=s3://encnet/nothing") == f"s3://encnet/nothing: {remedy}"
     assert "there is no bucket 'nobucket'" in command.refusal(*RECIPE, "--data=s3://nobucket/x")
@@ -94,7 +97,7 @@ def test_a_data_set_without_its_index(command: Command, scenes: str) -> None:
     whole, broken = open_store(scenes), open_store("s3://encnet/tests/no-index")
     broken.write("dataset.json", whole.read("dataset.json"))
     assert command.refusal(*RECIPE, f"--data={broken.uri()}") == (
-        f"{broken.uri('train/index.parquet')}: the index is missing: prepare the data set again"
+        f"{broken.uri('train/index.parquet')}: the index is missing: prepare or index the data set again"
     )
 
 

@@ -71,9 +71,9 @@ def test_they_are_indexed_verified_and_read(
     }
     index = read_index(store, "train")
     expected = {f"set.v1/{one.key}": one.label for one in make_samples(NUM_SAMPLES)}
-    assert sorted(index.keys.tolist()) == sorted(expected)
+    assert sorted(index.keys) == sorted(expected)
     for batch in EvalLoader(store, index, world=World()):
-        label = expected[str(index.keys[int(batch.sample_ids[0])])]
+        label = expected[index.keys[int(batch.sample_ids[0])]]
         assert np.array_equal(batch.labels[0].numpy(), label)
         assert np.array_equal(batch.images[0].numpy(), colours(label))
     order = Order(plan_blocks(index.shard, index.offset, index.length), seed=0, batch_size=2)

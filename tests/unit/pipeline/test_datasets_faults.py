@@ -174,25 +174,25 @@ FAULTS: list[tuple[Builder, Callable[[Path], object], str]] = [
         sources.voc2012_sbd,
         _mat("benchmark_RELEASE/dataset/cls/2008_000002.mat", {"GTinst": 1}),
         "{}/benchmark_RELEASE/dataset/cls/2008_000002.mat: the annotation can't be used, "
-        "it holds no GTcls.Segmentation ('GTcls'): replace it",
+        "it holds no GTcls.Segmentation: replace it",
     ),
     (
         sources.voc2012_sbd,
         _mat("benchmark_RELEASE/dataset/cls/2008_000002.mat", {"GTcls": {"Segmentation": np.zeros(sources.SHAPE)}}),
-        "{}/benchmark_RELEASE/dataset/cls/2008_000002.mat: the annotation can't be used, its GTcls.Segmentation has "
-        "shape (14, 19) of float64, not (height, width) of 8 or 16 bits: replace it",
+        "{}/benchmark_RELEASE/dataset/cls/2008_000002.mat: the annotation can't be used, it holds "
+        "GTcls.Segmentation as float64 of shape (14, 19), not as (height, width) of 8 or 16 bits: replace it",
     ),
     (
         sources.voc2012_sbd,
         _bytes("benchmark_RELEASE/dataset/cls/2008_000002.mat", b"no MATLAB file"),
-        "{}/benchmark_RELEASE/dataset/cls/2008_000002.mat: the annotation can't be used, it holds no "
-        "GTcls.Segmentation (",
+        "{}/benchmark_RELEASE/dataset/cls/2008_000002.mat: the annotation can't be used, it is no MATLAB "
+        "file of version 5 to 7 (that -v7 saves): replace it",
     ),
     (
         sources.context59_released,
         _flip("trainval/2008_000003.mat"),
-        "{}/trainval/2008_000003.mat: the annotation can't be used, it holds no LabelMap "
-        "(Error -3 while decompressing data: incorrect data check): replace it",
+        "{}/trainval/2008_000003.mat: the annotation can't be used, it is damaged: "
+        "Error -3 while decompressing data: incorrect data check: replace it",
     ),
     (
         sources.voc2012_sbd,

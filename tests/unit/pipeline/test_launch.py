@@ -59,7 +59,7 @@ def test_what_can_not_be_trained_on_is_refused(config: RunConfig, monkeypatch: p
     )
     assert _refusal(replace(config, storage="")).startswith("storage: empty: run 'encnet stack up', or give --storage")
     (Path(uri) / "val" / "index.parquet").unlink()
-    assert _refusal(config).endswith("val/index.parquet: the index is missing: prepare the data set again")
+    assert _refusal(config).endswith("val/index.parquet: the index is missing: prepare or index the data set again")
 
 
 def test_a_worker_s_own_error_is_told_as_it_is(config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError, StorageError
-from pipeline.resumed_read import ObjectChanged, PassingFault, Patience, Stream, Versioned, read_resumed
+from pipeline.resumed_read import ObjectChanged, PassingFault, Patience, ReadCancelled, Stream, Versioned, read_resumed
 
 DATA = bytes(range(200))
 HURRIED = Patience(slow_after_s=0.05, max_wait_s=0.0)
@@ -44,8 +45,24 @@ class Shaky:
         if how == "reset":
             raise PassingFault("s3://b/k: Connection reset by peer")
 
-    def read(self, patience: Patience = HURRIED, version: str = "") -> Versioned:
-        return read_resumed(self.open, uri="s3://b/k", what="bytes 0-199", version=version, patience=patience)
+    def read(
+        self, patience: Patience = HURRIED, version: str = "", cancelled: threading.Event | None = None
+    ) -> Versioned:
+        return read_resumed(
+            self.open, uri="s3://b/k", what="bytes 0-199", version=version, patience=patience, cancelled=cancelled
+        )
+
+
+class Impatient(threading.Event):
+    """Notes what it is waited for, and waits for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.pauses.append(timeout)
+        return False
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.sampled_from(["refused", "reset", "ends"])), max_size=8))
@@ -90,15 +107,29 @@ def test_bytes_that_come_renew_the_patience() -> None:
     assert len(shaky.asked) == 10  # 0.06 s each, 0.6 s together
 
 
-def test_the_pauses_grow_and_are_drawn_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
-    Shaky([(0, "refused")] * 60).read(Patience(stall_s=60, max_wait_s=2))
+def test_the_pauses_grow_and_are_drawn_at_random() -> None:
+    impatient = Impatient()
+    Shaky([(0, "refused")] * 60).read(Patience(stall_s=60, max_wait_s=2), cancelled=impatient)
+    pauses = [pause for pause in impatient.pauses if pause is not None]
     assert len(pauses) == 60
     assert all(pause <= 0.1 * 2**number for number, pause in enumerate(pauses[:5]))
     assert max(pauses) <= 2
     assert max(pauses[10:]) > 1
     assert len(set(pauses)) > 50
+
+
+@pytest.mark.parametrize("how", ["refused", "trickles"])
+def test_a_read_that_is_no_longer_wanted_ends_at_once(how: str) -> None:
+    shaky, cancelled = Shaky([(200, how)] * 1000), threading.Event()
+    ending = threading.Timer(0.2, cancelled.set)
+    ending.start()
+    began = time.monotonic()
+    with pytest.raises(ReadCancelled, match=r"^s3://b/k: is no longer wanted$"):
+        shaky.read(Patience(slow_after_s=10, max_wait_s=10), cancelled=cancelled)
+    assert time.monotonic() - began < 1
+    ending.join()
+    with pytest.raises(ReadCancelled):
+        Shaky([]).read(cancelled=cancelled)
 
 
 def test_what_can_not_pass_is_not_tried_again() -> None:

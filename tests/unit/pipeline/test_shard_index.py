@@ -22,9 +22,10 @@ from pipeline import shard_index
 from pipeline.dataset_index import find_shards, member_names, write_index
 from pipeline.errors import DataError, InputError, StorageError
 from pipeline.eval_loader import EvalLoader
+from pipeline.image_header import read_header
 from pipeline.loader import TrainLoader
 from pipeline.order import Order, plan_blocks
-from pipeline.sample_reader import decode_pair, split_members
+from pipeline.sample_reader import decode_ids, decode_pair, split_members
 from pipeline.shards import DatasetInfo, MemberNames, Sample, read_dataset, read_index
 from pipeline.storage import LocalStore
 from pipeline.transforms import TransformConfig, decode_image
@@ -66,10 +67,10 @@ def index_all(store: LocalStore, members: MemberNames | None = None, ignore_inde
 def check_pairs(store: LocalStore, samples: Sequence[Sample]) -> None:
     """Both loaders give every sample, with its own label."""
     index = read_index(store, "train")
-    assert sorted(index.keys.tolist()) == sorted(one.key for one in samples)
+    assert sorted(index.keys) == sorted(one.key for one in samples)
     expected = {one.key: one for one in samples}
     for batch in EvalLoader(store, index, world=World()):
-        one = expected[str(index.keys[int(batch.sample_ids[0])])]
+        one = expected[index.keys[int(batch.sample_ids[0])]]
         assert np.array_equal(batch.images[0].numpy(), decode_image(one.image, one.extension))
         assert np.array_equal(batch.labels[0].numpy(), one.label)
     order = Order(plan_blocks(index.shard, index.offset, index.length, 4000), seed=0, batch_size=1, window=4)
@@ -122,7 +123,7 @@ def test_folders_with_dots_and_long_names_and_capitals(tmp_path: Path) -> None:
     ]
     store = store_shards(tmp_path, a=make_tar(files))
     index_all(store)
-    assert read_index(store, "train").keys.tolist() == ["a.v1/" + "x" * 150, "b.v2/c", "b.v3/c"]
+    assert list(read_index(store, "train").keys) == ["a.v1/" + "x" * 150, "b.v2/c", "b.v3/c"]
     labels = [batch.labels[0].numpy() for batch in EvalLoader(store, read_index(store, "train"), world=World())]
     assert all(np.array_equal(label, one.label) for label, one in zip(labels, (first, second, third), strict=True))
 
@@ -171,6 +172,21 @@ def test_labels_with_a_palette_are_read_as_ids(tmp_path: Path) -> None:
     check_pairs(store, samples)
 
 
+@pytest.mark.parametrize("mode", ["L", "P"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_ids_of_few_bits_are_exact(bits: int, mode: str) -> None:
+    """As another encoder packs them; rows end within a byte."""
+    ids = (np.arange(7 * 13) % (1 << bits)).astype(np.uint8).reshape(7, 13)
+    picture = Pillow.fromarray(ids)
+    if mode == "P":
+        picture.putpalette([value * 7 % 200 for value in range(3 << bits)])
+    file = BytesIO()
+    picture.save(file, "PNG", bits=bits)
+    header = read_header(file.getvalue())
+    assert (header.bit_depth, header.colour_type) == (bits, 3 if mode == "P" else 0)
+    assert np.array_equal(decode_ids(file.getvalue()), ids)
+
+
 def _bomb(width: int, height: int, colour_type: int = 2, depth: int = 8) -> bytes:
     """A PNG of a few hundred bytes that claims to be as large."""
 
@@ -184,7 +200,7 @@ def _bomb(width: int, height: int, colour_type: int = 2, depth: int = 8) -> byte
 
 GOOD, BAD = make_samples(2)
 IMAGE, LABEL = BAD.image, png(BAD.label)
-NO_IDS = "not a png of class ids as 8-bit grey or a palette: convert the labels"
+NO_IDS = "not a png of class ids: write each pixel's id, as grey or with a palette, with at most 8 bits"
 SAMPLES: dict[str, tuple[Files, str]] = {
     "no label": ([("s1.png", IMAGE)], "sample 's1' has no seg.png, only png: add it, or remove the sample's members"),
     "no image": (
@@ -223,11 +239,11 @@ SAMPLES: dict[str, tuple[Files, str]] = {
     ),
     "colours": (
         [("s1.png", IMAGE), ("s1.seg.png", IMAGE)],
-        "sample 's1': seg.png: is a png of colour type 2 with 8 bits, " + NO_IDS,
+        "sample 's1': seg.png: is a png of RGB with 8 bits, " + NO_IDS,
     ),
-    "few bits": (
-        [("s1.png", IMAGE), ("s1.seg.png", _bomb(56, 40, 0, 4))],
-        "sample 's1': seg.png: is a png of colour type 0 with 4 bits, " + NO_IDS,
+    "many bits": (
+        [("s1.png", IMAGE), ("s1.seg.png", _bomb(56, 40, 0, 16))],
+        "sample 's1': seg.png: is a png of grey with 16 bits, " + NO_IDS,
     ),
     "damaged label": (
         [("s1.png", IMAGE), ("s1.seg.png", LABEL[:40])], "sample 's1': can't be decoded as an image (40 bytes)"
@@ -238,7 +254,7 @@ SAMPLES: dict[str, tuple[Files, str]] = {
     ),
     "label is a JPEG": (
         [("s1.png", IMAGE), ("s1.seg.png", simplejpeg.encode_jpeg(BAD.label[..., None], 90, "GRAY", "Gray"))],
-        "sample 's1': seg.png: is a jpg of colour type 0 with 8 bits, " + NO_IDS,
+        "sample 's1': seg.png: is a jpg of grey with 8 bits, " + NO_IDS,
     ),
     "name that leads out": (
         [("../s1.png", IMAGE), ("../s1.seg.png", LABEL)],
