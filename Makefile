@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SOURCES := encnet pipeline workflows infra tests
 BENCHMARKS := $(filter-out __init__ measure,$(basename $(notdir $(wildcard tests/benchmarks/*.py))))
 
-.PHONY: help install demo test check drills bench clean
+.PHONY: help install demo test check drills bench bench-peers clean
 
 help:            ## this list
-	@sed -n 's/^\([a-z]*\): .*## /  make \1: /p' Makefile
+	@sed -n 's/^\([a-z-]*\): .*## /  make \1: /p' Makefile
 
 install: $(VENV)/installed ## everything into .venv
 
@@ -36,6 +36,10 @@ drills: install ## break things on purpose
 
 bench: install ## measure
 	@for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name || exit 1; done
+
+bench-peers: install ## what `bench` compares the loader with, in a folder of its own
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --target $(VENV)/peers --upgrade \
+	    --requirement tests/benchmarks/peers.txt
 
 clean: ## remove what was built here (not the stack's data)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

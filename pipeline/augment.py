@@ -37,19 +37,25 @@ def _stream(rng: np.random.Generator, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds.entropy, spawn_key=(purpose,))))
 
 
-def augment(image: Image, label: Label, config: TransformConfig, rng: np.random.Generator) -> tuple[Image, Label]:
+def augment(
+    image: Image,
+    label: Label,
+    config: TransformConfig,
+    rng: np.random.Generator,
+    out: tuple[Image, Label] | None = None,
+) -> tuple[Image, Label]:
     """Random scale, crop, rotation, mirroring and colour: (H, W, 3), (H, W) -> (h, w, 3), (h, w) of `crop_size`.
 
     `rng` is that of `augment_rng`, unused. Image and label stay aligned to the pixel. What lies outside the image is
-    the ImageNet mean, and ignored.
+    the ImageNet mean, and ignored. `out`: arrays to fill in and return, else new ones.
     """
     view = choose_view(label, config, rng)
-    image, label = show(image, label, view, config.crop_size)
+    shown, ids = show(image, label, view, config.crop_size, out)
     if config.photometric:
-        image = distort_colours(image, _stream(rng, _COLOURS))
+        shown[:] = distort_colours(shown, _stream(rng, _COLOURS))
     if config.blur:
-        image = blur(image, config.blur, _stream(rng, _BLUR))
-    return image, label
+        shown[:] = blur(shown, config.blur, _stream(rng, _BLUR))
+    return shown, ids
 
 
 class View(NamedTuple):
@@ -113,39 +119,47 @@ def _largest_share(label: Label) -> float:
     return float(counts.max() / counts.sum()) if np.count_nonzero(counts) > 1 else 1.0
 
 
-def show(image: Image, label: Label, view: View, crop_size: tuple[int, int]) -> tuple[Image, Label]:
-    """What the view shows, (h, w, 3) and (h, w) of `crop_size`.
+def show(
+    image: Image, label: Label, view: View, crop_size: tuple[int, int], out: tuple[Image, Label] | None = None
+) -> tuple[Image, Label]:
+    """What the view shows, (h, w, 3) and (h, w) of `crop_size`, in `out` if given.
 
     The image is interpolated linearly where it grows and averaged over areas where it shrinks, the label is that of the
     nearest pixel.
     """
-    cut = _cut(image, label, view, crop_size) if view.angle_degrees == 0 else _rotate(image, label, view, crop_size)
-    if not view.flip:
-        return cut
-    image, label = cut
-    return np.asarray(cv2.flip(image, 1), np.uint8), np.asarray(cv2.flip(label, 1), np.uint8)
+    out = out or _empty(crop_size)
+    # Written where it is to be, not copied there, as long as it need not be mirrored.
+    unmirrored = _empty(crop_size) if view.flip else out
+    (_rotate if view.angle_degrees else _cut)(image, label, view, unmirrored)
+    if view.flip:
+        for pixels, mirrored in zip(unmirrored, out, strict=True):
+            cv2.flip(pixels, 1, dst=mirrored)
+    return out
 
 
-def _cut(image: Image, label: Label, view: View, crop_size: tuple[int, int]) -> tuple[Image, Label]:
+def _empty(crop_size: tuple[int, int]) -> tuple[Image, Label]:
+    return np.empty((*crop_size, 3), np.uint8), np.empty(crop_size, np.uint8)
+
+
+def _cut(image: Image, label: Label, view: View, out: tuple[Image, Label]) -> None:
     """Resize the part alone into the top left of the crop, and pad the rest."""
-    height, width = view.shown_size(crop_size)
+    out_image, out_label = out
+    height, width = view.shown_size(out_label.shape)
     shrinks = height < view.height or width < view.width
-    pixels = cv2.resize(view.of(image), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    cv2.resize(view.of(image), (width, height), dst=out_image[:height, :width], interpolation=method)
     # INTER_NEAREST samples pixel corners, half a pixel off the image.
-    ids = cv2.resize(view.of(label), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    if (height, width) == crop_size:
-        return np.asarray(pixels, np.uint8), np.asarray(ids, np.uint8)
-    out_image = np.empty((*crop_size, 3), np.uint8)
-    out_label = np.full(crop_size, IGNORE_INDEX, np.uint8)
-    out_image[:height, :width] = pixels
-    out_image[height:] = PADDING_RGB
-    out_image[:height, width:] = PADDING_RGB
-    out_label[:height, :width] = ids
-    return out_image, out_label
+    method = cv2.INTER_NEAREST_EXACT
+    cv2.resize(view.of(label), (width, height), dst=out_label[:height, :width], interpolation=method)
+    for pixels, filling in ((out_image, PADDING_RGB), (out_label, IGNORE_INDEX)):
+        pixels[height:] = filling
+        pixels[:height, width:] = filling
 
 
-def _rotate(image: Image, label: Label, view: View, crop_size: tuple[int, int]) -> tuple[Image, Label]:
+def _rotate(image: Image, label: Label, view: View, out: tuple[Image, Label]) -> None:
     """Scale, rotate about the part's centre and crop."""
+    out_image, out_label = out
+    crop_size = out_label.shape
     to_source = _crop_to_source(view, crop_size)
     corners = np.array([[x, y, 1] for x in (-1, crop_size[1]) for y in (-1, crop_size[0])]) @ to_source.T
     (left, top), (right, bottom) = np.floor(corners.min(axis=0)).astype(int) - 1, np.ceil(corners.max(axis=0)) + 2
@@ -160,10 +174,9 @@ def _rotate(image: Image, label: Label, view: View, crop_size: tuple[int, int]) 
         shrunk = np.array([size[0] / width, size[1] / height])
         to_image *= shrunk[:, None]
         to_image[:, 2] += (shrunk - 1) / 2  # pixel centres are at whole numbers
-    out, inverse = (crop_size[1], crop_size[0]), cv2.WARP_INVERSE_MAP
-    pixels = cv2.warpAffine(image, to_image, out, flags=cv2.INTER_LINEAR | inverse, borderValue=PADDING_RGB)
-    ids = cv2.warpAffine(label, to_source, out, flags=cv2.INTER_NEAREST | inverse, borderValue=(IGNORE_INDEX,))
-    return np.asarray(pixels, np.uint8), np.asarray(ids, np.uint8)
+    size, inverse = (crop_size[1], crop_size[0]), cv2.WARP_INVERSE_MAP
+    cv2.warpAffine(image, to_image, size, out_image, cv2.INTER_LINEAR | inverse, borderValue=PADDING_RGB)
+    cv2.warpAffine(label, to_source, size, out_label, cv2.INTER_NEAREST | inverse, borderValue=(IGNORE_INDEX,))
 
 
 def _crop_to_source(view: View, crop_size: tuple[int, int]) -> NDArray[np.float64]:

@@ -5,11 +5,12 @@ What a batch holds is a function of (order, seed, step) alone: ranks only share 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -17,10 +18,10 @@ from typing import NamedTuple, Self
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.augment import augment, augment_rng
 from pipeline.bad_samples import BadSample, BadSamples, substitutes, too_many
+from pipeline.batch_plan import BatchPlan, block_bytes, plan_batches, plans_ahead
 from pipeline.block_cache import BlockCache
 from pipeline.errors import InputError
 from pipeline.node_cache import NodeCache
@@ -53,16 +54,6 @@ class Batch:
     consumed: int
     """Samples that all ranks together have consumed once this micro-batch is done."""
 
-    def pin(self) -> Batch:
-        """The same batch in page-locked memory, for copies to a GPU that don't wait."""
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            labels=self.labels.pin_memory(),
-            positions=self.positions.pin_memory(),
-            sample_ids=self.sample_ids.pin_memory(),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderMetrics:
@@ -74,23 +65,13 @@ class LoaderMetrics:
     """Time the training loop spent waiting for batches."""
 
 
-class _Plan(NamedTuple):
-    """What goes into this rank's part of a micro-batch."""
-
-    step: int
-    micro_step: int
-    lanes: NDArray[np.int64]
-    samples: NDArray[np.int64]
-    epochs: NDArray[np.int64]
-
-
 class _Pending(NamedTuple):
     """A micro-batch that threads are filling in."""
 
-    plan: _Plan
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    shown: NDArray[np.int64]
+    plan: BatchPlan
+    images: torch.Tensor
+    labels: torch.Tensor
+    shown: torch.Tensor
     """The plan's samples, but for those that others take the place of."""
     futures: list[Future[list[str]]]
     """Each with the bad samples met on the way."""
@@ -109,6 +90,7 @@ class TrainLoader:
     `memory_bytes` bounds the blocks held and on their way; where it is too small for the window, single samples are
     read instead, one at a time for each of `threads`. Decoded batches come on top.
     `lookahead` micro-batches are prepared ahead, and the blocks of as many again are on their way.
+    `pin_memory`: batches lie in page-locked memory, for copies to a GPU that don't wait.
     """
 
     def __init__(
@@ -127,6 +109,7 @@ class TrainLoader:
         memory_bytes: int = MEMORY_BYTES,
         max_bad_samples: int = 0,
         cache: NodeCache | None = None,
+        pin_memory: bool = False,
     ) -> None:
         self.micro_batch = order.batch_size if micro_batch is None else micro_batch
         for name, value, least in (("threads", threads, 1), ("lookahead", lookahead, 1), ("start_step", start_step, 0)):
@@ -141,18 +124,18 @@ class TrainLoader:
         self.transform = transform
         self.seed = seed
         self._lookahead = lookahead
-        self._reader = SampleReader(store, index, cache)
-        bounds = order.block_bounds
-        self._block_of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-        block_bytes = (index.offset + index.length)[bounds[1:] - 1] - index.offset[bounds[:-1]]
+        self._cancelled = threading.Event()
+        self._reader = SampleReader(store, index, cache, self._cancelled)
         self._readers = ThreadPoolExecutor(NUM_READERS, "encnet-read")
         self._decoders = ThreadPoolExecutor(threads, "encnet-decode", initializer=cv2.setNumThreads, initargs=(0,))
-        self._cache = BlockCache(self._fetch, block_bytes, memory_bytes, self._readers)
-        self._plans = self._plan(start_step)
-        self._requested: deque[_Plan] = deque()
+        num_bytes = partial(block_bytes, index, order.block_bounds)
+        self._cache = BlockCache(self._fetch, num_bytes, memory_bytes, self._readers)
+        self._plans = plan_batches(order, world, self.micro_batch, start_step)
+        self._num_planned = plans_ahead(order, self.micro_batch)
+        self._planned: deque[BatchPlan] = deque()
+        self._requested: deque[BatchPlan] = deque()
         self._pending: deque[_Pending] = deque()
-        self._expected_epoch = -1
-        self._start = start_step * order.batch_size
+        self._pin_memory = pin_memory
         self._bad = BadSamples(max_bad_samples)
         self._samples = 0
         self._wait_s = 0.0
@@ -163,15 +146,15 @@ class TrainLoader:
     def __next__(self) -> Batch:
         while len(self._pending) <= self._lookahead:
             while len(self._requested) <= self._lookahead:
-                self._requested.append(self._request(next(self._plans)))
+                self._requested.append(self._request())
             self._pending.append(self._begin(self._requested.popleft()))
         pending = self._pending.popleft()
         began = time.perf_counter()
         faults = [fault for future in pending.futures for fault in future.result()]
         self._wait_s += time.perf_counter() - began
         self._bad.add(faults)
-        for sample in pending.plan.samples.tolist():
-            self._cache.used(int(self._block_of[sample]))
+        for block in pending.plan.blocks.tolist():
+            self._cache.used(block)
         self._samples += len(pending.futures)
         return self._batch(pending)
 
@@ -186,7 +169,8 @@ class TrainLoader:
         return self._bad.found
 
     def close(self) -> None:
-        """Stop the threads; what they are at is finished and dropped."""
+        """Stop the threads: reads end, also those that wait for a store that is away; decoding is finished."""
+        self._cancelled.set()
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._decoders.shutdown(wait=True)
@@ -197,41 +181,25 @@ class TrainLoader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _plan(self, start_step: int) -> Iterator[_Plan]:
-        step, size, num_samples = start_step, self.order.batch_size, self.order.num_samples
-        while True:
-            for micro_step in range(size // self.micro_batch):
-                first = micro_step * self.micro_batch
-                lanes = np.array(self.world.lanes(first, first + self.micro_batch), np.int64)
-                positions = step * size + lanes
-                yield _Plan(step, micro_step, lanes, self.order.at(positions), positions // num_samples)
-            step += 1
-
-    def _request(self, plan: _Plan) -> _Plan:
-        """Have the plan's blocks fetched."""
-        for epoch, sample in zip(plan.epochs.tolist(), plan.samples.tolist(), strict=True):
-            if epoch > self._expected_epoch:
-                self._expect(epoch)
-            self._cache.get(int(self._block_of[sample]))
+    def _request(self) -> BatchPlan:
+        """The next plan, its blocks being fetched. What is planned beyond it tells which blocks to keep."""
+        while len(self._planned) <= self._num_planned:
+            self._planned.append(next(self._plans))
+            self._cache.expect(self._planned[-1].blocks)
+        plan = self._planned.popleft()
+        for block in plan.blocks.tolist():
+            self._cache.get(block)
         return plan
 
-    def _expect(self, epoch: int) -> None:
-        """Announce this rank's uses of each block in an epoch, those before the start left out."""
-        num_samples = self.order.num_samples
-        positions = np.arange(max(epoch * num_samples, self._start), (epoch + 1) * num_samples)
-        ours = positions[positions % self.order.batch_size % self.world.size == self.world.rank]
-        self._cache.expect(self._block_of[self.order.at(ours)])
-        self._expected_epoch = epoch
-
-    def _begin(self, plan: _Plan) -> _Pending:
+    def _begin(self, plan: BatchPlan) -> _Pending:
         """Have the plan's samples decoded and augmented into arrays of their own."""
         height, width = self.transform.crop_size
-        images = np.empty((len(plan.samples), height, width, 3), np.uint8)
-        labels = np.empty((len(plan.samples), height, width), np.uint8)
-        pending = _Pending(plan, images, labels, plan.samples.copy(), [])
-        for row, sample in enumerate(plan.samples.tolist()):
-            block = self._cache.get(int(self._block_of[sample]))
-            pending.futures.append(self._decoders.submit(self._fill, pending, row, block))
+        rows, pin = len(plan.samples), self._pin_memory
+        images = torch.empty((rows, height, width, 3), dtype=torch.uint8, pin_memory=pin)
+        labels = torch.empty((rows, height, width), dtype=torch.uint8, pin_memory=pin)
+        pending = _Pending(plan, images, labels, torch.from_numpy(plan.samples.copy()), [])
+        for row, block in enumerate(plan.blocks.tolist()):
+            pending.futures.append(self._decoders.submit(self._fill, pending, row, self._cache.get(block)))
         return pending
 
     def _fetch(self, block: int) -> memoryview:
@@ -244,7 +212,7 @@ class TrainLoader:
         shown, image, label, faults = self._decode(sample, epoch, block)
         rng = augment_rng(self.seed, epoch, sample)
         pending.shown[row] = shown
-        pending.images[row], pending.labels[row] = augment(image, label, self.transform, rng)
+        augment(image, label, self.transform, rng, out=(pending.images[row].numpy(), pending.labels[row].numpy()))
         return faults
 
     def _decode(self, sample: int, epoch: int, block: Future[memoryview] | None) -> tuple[int, Image, Label, list[str]]:
@@ -263,17 +231,18 @@ class TrainLoader:
         if block is None:
             return self._reader.read(sample, sample + 1)
         index = self._reader.index
-        first = self.order.block_bounds[self._block_of[sample]]
+        bounds = self.order.block_bounds
+        first = int(bounds[np.searchsorted(bounds, sample, side="right") - 1])
         begin = int(index.offset[sample] - index.offset[first])
         return block.result()[begin : begin + int(index.length[sample])]
 
     def _batch(self, pending: _Pending) -> Batch:
         plan = pending.plan
         return Batch(
-            images=torch.from_numpy(pending.images),
-            labels=torch.from_numpy(pending.labels),
+            images=pending.images,
+            labels=pending.labels,
             positions=torch.from_numpy(plan.lanes),
-            sample_ids=torch.from_numpy(pending.shown),
+            sample_ids=pending.shown,
             step=plan.step,
             micro_step=plan.micro_step,
             consumed=plan.step * self.order.batch_size + (plan.micro_step + 1) * self.micro_batch,

@@ -201,6 +201,7 @@ def open_loader(worker: Worker) -> TrainLoader:
         threads=config.data.threads,
         memory_bytes=config.data.memory_bytes,
         cache=worker.cache,
+        pin_memory=worker.device.type == "cuda",
         max_bad_samples=config.data.max_bad_samples,
     )
 

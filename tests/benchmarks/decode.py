@@ -54,15 +54,17 @@ def coded_samples(count: int, photo: tuple[int, int], crop: tuple[int, int]) -> 
     """Samples of one size, each with a random scale, crop and mirroring."""
     config = TransformConfig(crop_size=crop)
     samples = []
-    for number, (image, label) in enumerate(_pictures(count, photo)):
+    for number, (image, label) in enumerate(pictures(count, photo)):
         view = choose_view(label, config, augment_rng(0, 0, number))
         jpeg = simplejpeg.encode_jpeg(image, QUALITY, "RGB", "420")
-        samples.append(Coded(jpeg, _png(label, cv2.IMWRITE_PNG_ALL_FILTERS), _png(label), view))
+        samples.append(Coded(jpeg, png(label, cv2.IMWRITE_PNG_ALL_FILTERS), png(label), view))
     return samples
 
 
-def _pictures(count: int, photo: tuple[int, int]) -> Iterator[tuple[Pixels, Ids]]:
-    paths = sorted((CAMVID / "images/train").glob("*.jpg"))[::7][:count]
+def pictures(count: int, photo: tuple[int, int]) -> Iterator[tuple[Pixels, Ids]]:
+    """Images and labels of `photo` (height, width): CamVid's frames resized, generated ones where these end."""
+    paths = sorted((CAMVID / "images/train").glob("*.jpg"))
+    paths = paths[:: min(7, max(1, len(paths) // count))][:count]
     for path in paths:
         pixels = cv2.resize(decode_image(path.read_bytes(), "jpg"), photo[::-1], interpolation=cv2.INTER_CUBIC)
         ids = decode_label((CAMVID / "annotations/train" / f"{path.stem}.png").read_bytes())
@@ -76,7 +78,8 @@ def _pictures(count: int, photo: tuple[int, int]) -> Iterator[tuple[Pixels, Ids]
         yield np.clip(noise + grain, 0, 255).astype(np.uint8), np.asarray(label, np.uint8)
 
 
-def _png(label: Ids, filters: int = cv2.IMWRITE_PNG_FILTER_NONE) -> bytes:
+def png(label: Ids, filters: int = cv2.IMWRITE_PNG_FILTER_NONE) -> bytes:
+    """A label as a PNG; without row filters, as shards hold it."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, filters]
     return cv2.imencode(".png", label, options)[1].tobytes()
 

@@ -8,14 +8,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
+from pipeline.batch_plan import BatchPlan, block_bytes, plan_batches, plans_ahead
+from pipeline.block_cache import BlockCache
+from pipeline.index_table import KeyColumn
 from pipeline.order import WINDOW, Ints, Order, plan_blocks
+from pipeline.shards import ShardIndex
+from pipeline.world import World
 from tests.benchmarks import measure
 
 BATCH_SIZE = 16
@@ -71,29 +77,52 @@ FULL = Scale(samples=100_000_000, shards=100_000, ranks=1024)
 SMALL = Scale(samples=20_000, shards=20, ranks=16)
 
 
-class Index(NamedTuple):
-    """The columns of a split's index that the order is made of, (num_samples,) each."""
-
-    shard: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    length: NDArray[np.int64]
-
-
-def made_up_index(scale: Scale) -> Index:
-    """Samples of 64 to 160 KB, as photos of 683 x 512 are."""
+def made_up_index(scale: Scale) -> ShardIndex:
+    """Samples of 64 to 160 KB, as photos of 683 x 512 are; what planning does not look at takes no memory."""
     rng = np.random.default_rng(0)
     per_shard = scale.samples // scale.shards
-    length = rng.integers(64, 160, scale.samples) * 1024
-    offset = np.cumsum(length.reshape(scale.shards, per_shard), axis=1).reshape(-1)
+    length = rng.integers(64, 160, scale.samples, np.int32) * np.int32(1024)
+    offset = np.cumsum(length.reshape(scale.shards, per_shard), axis=1, dtype=np.int64).reshape(-1)
     np.subtract(offset, length, out=offset)
-    return Index(np.repeat(np.arange(scale.shards, dtype=np.int32), per_shard), offset, length)
+    nothing = np.broadcast_to(np.int32(0), scale.samples)
+    return ShardIndex(
+        split="train",
+        shard_names=(),
+        keys=KeyColumn.of(()),
+        shard=np.repeat(np.arange(scale.shards, dtype=np.int32), per_shard),
+        offset=offset,
+        length=length,
+        width=nothing,
+        height=nothing,
+        checksum=np.broadcast_to(np.uint64(0), scale.samples),
+    )
 
 
-def first_batch(scale: Scale, index: Index) -> Order:
-    """All that one rank does until it knows the samples of its first batch; the order that it then has."""
-    order = Order(plan_blocks(*index), seed=0, batch_size=scale.ranks * scale.lanes_a_rank)
-    order.at(np.arange(0, order.batch_size, scale.ranks))
-    return order
+class Planned(NamedTuple):
+    """What a rank's loader holds before it reads anything."""
+
+    order: Order
+    cache: BlockCache
+    plans: Iterator[BatchPlan]
+    ahead: list[BatchPlan]
+
+
+def first_batch(scale: Scale, index: ShardIndex) -> Planned:
+    """All that the loader of one rank does until it can ask for the blocks of its first batch."""
+    order = Order(
+        plan_blocks(index.shard, index.offset, index.length), seed=0, batch_size=scale.ranks * scale.lanes_a_rank
+    )
+    num_bytes = partial(block_bytes, index, order.block_bounds)
+    cache = BlockCache(_fetch_nothing, num_bytes, 0, ThreadPoolExecutor(1))
+    plans = plan_batches(order, World(0, scale.ranks), order.batch_size, 0)
+    ahead = list(islice(plans, plans_ahead(order, order.batch_size)))
+    for plan in ahead:
+        cache.expect(plan.blocks)
+    return Planned(order, cache, plans, ahead)
+
+
+def _fetch_nothing(block: int) -> memoryview:
+    raise AssertionError(f"block {block} is planned, not read")
 
 
 def prepare_first_batch(scale: Scale) -> measure.Call:
@@ -102,11 +131,11 @@ def prepare_first_batch(scale: Scale) -> measure.Call:
     return partial(first_batch, scale, made_up_index(scale))
 
 
-def step_seconds(scale: Scale, order: Order, steps: int) -> Iterator[float]:
-    """How long one rank takes to know its samples, step after step."""
-    for step in range(1, steps + 1):
+def step_seconds(planned: Planned, steps: int) -> Iterator[float]:
+    """How long the loader of one rank takes to plan, step after step."""
+    for _ in range(steps):
         began = time.perf_counter()
-        order.at(np.arange(step * order.batch_size, (step + 1) * order.batch_size, scale.ranks))
+        planned.cache.expect(next(planned.plans).blocks)
         yield time.perf_counter() - began
 
 
@@ -115,15 +144,17 @@ def planning(scale: Scale, steps: int) -> Table:
     peak = measure.extra_peak_bytes(prepare_first_batch, scale)
     index = made_up_index(scale)
     began = time.perf_counter()
-    order = first_batch(scale, index)
+    planned = first_batch(scale, index)
     first = time.perf_counter() - began
-    seconds = list(step_seconds(scale, order, steps))
+    seconds = list(step_seconds(planned, steps))
     title = f"Planning on one of {scale.ranks:,} ranks: {scale.samples:,} samples in {scale.shards:,} shards"
     table = Table("what", "seconds", "MiB besides the index", title=title)
-    columns_mib = sum(column.nbytes for column in index) / 2**20
+    columns_mib = sum(column.nbytes for column in (index.shard, index.offset, index.length)) / 2**20
     table.add_row("(the index's shard, offset, length)", "", f"({columns_mib:.0f})")
     table.add_row(
-        f"until the first batch ({len(order.block_bounds) - 1:,} blocks)", f"{first:.2f}", f"{peak / 2**20:.0f}"
+        f"until the first batch ({len(planned.order.block_bounds) - 1:,} blocks)",
+        f"{first:.2f}",
+        f"{peak / 2**20:.0f}",
     )
     table.add_row(f"a step of {scale.lanes_a_rank} lanes, mean of {steps:,}", f"{statistics.fmean(seconds):.6f}", "")
     table.add_row("a step, slowest", f"{max(seconds):.6f}", "")

@@ -206,10 +206,10 @@ def test_a_rank_of_many_holds_no_permutation() -> None:
     first_batch(SMALL, made_up_index(SMALL))
     tracemalloc.start()
     try:
-        order = first_batch(scale, index)
+        planned = first_batch(scale, index)
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(order.block_bounds) > 100_000
-    assert held < 4 * scale.samples
+    assert len(planned.order.block_bounds) > 100_000
+    assert held < 6 * scale.samples
     assert peak < 8 * scale.samples
