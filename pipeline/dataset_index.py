@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.shard_index import ShardContents, index_stored_shard, join_shards
+from pipeline.shard_runner import Runner, on_threads
 from pipeline.shards import (
     DATASET_KEY,
     IGNORE_INDEX,
@@ -29,7 +27,6 @@ from pipeline.storage import Store
 
 Progress = Callable[[str], None]
 """Told the split of each shard that is done."""
-T = TypeVar("T")
 
 
 def member_names(image: Sequence[str] | None, label: Sequence[str]) -> MemberNames:
@@ -88,6 +85,7 @@ def write_index(
     members: MemberNames,
     ignore_index: int = IGNORE_INDEX,
     source: Mapping[str, Any] | None = None,
+    runner: Runner = on_threads,
     progress: Progress = lambda split: None,
 ) -> tuple[DatasetInfo, dict[str, int]]:
     """Index the shards of each split and write the indexes and `dataset.json`, last; and how many members were skipped.
@@ -105,13 +103,13 @@ def write_index(
     files: dict[str, bytes] = {}
     skipped: dict[str, int] = {}
     for split, keys in shards.items():
-        contents = for_each_shard(index_one, keys, partial(progress, split))
+        contents = runner(index_one, keys, partial(_tell, progress, split))
         if not any(shard.keys for shard in contents):
             wanted = " or ".join(members.image + members.label)
             raise InputError(
                 f"split {split!r}: its {len(keys)} shards hold no member .{wanted}: give --image-ext and --label-ext"
             )
-        infos[split], files[f"{split}/{INDEX_NAME}"] = _join(split, keys, contents, store)
+        infos[split], files[f"{split}/{INDEX_NAME}"] = join_split(split, keys, contents, store)
         skipped[split] = sum(shard.skipped for shard in contents)
     info = DatasetInfo(
         name=name,
@@ -130,20 +128,17 @@ def write_index(
     return info, skipped
 
 
-def for_each_shard(work: Callable[[str], T], keys: Sequence[str], done: Callable[[], None]) -> list[T]:
-    """`work` of each key, on a thread a core, results in the keys' order; the first error, in that order, ends it."""
-    pool = ThreadPoolExecutor(os.cpu_count() or 1, "encnet-shards", initializer=cv2.setNumThreads, initargs=(0,))
-    results: list[T] = []
-    try:
-        for result in pool.map(work, keys):
-            results.append(result)
-            done()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return results
+def _tell(progress: Progress, split: str, shard: ShardContents) -> None:
+    progress(split)
 
 
-def _join(split: str, keys: Sequence[str], contents: list[ShardContents], store: Store) -> tuple[SplitInfo, bytes]:
+def join_split(
+    split: str, keys: Sequence[str], contents: Sequence[ShardContents], store: Store
+) -> tuple[SplitInfo, bytes]:
+    """What `dataset.json` says of a split, and its `index.parquet`, from the keys of its shards and what is in them.
+
+    Raises DataError when two of them hold the same key.
+    """
     # An index names shards by their samples: one without any has no place in it.
     filled = [(shard_name(split, key), shard) for key, shard in zip(keys, contents, strict=True) if shard.keys]
     index = join_shards(split, [name for name, _ in filled], [shard for _, shard in filled], store)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset_index import for_each_shard
 from pipeline.errors import DataError
 from pipeline.sample_reader import decode_pair, split_members
 from pipeline.shard_index import count_classes, plan_runs, spooled
+from pipeline.shard_runner import Runner, on_threads
 from pipeline.shards import (
     DATASET_KEY,
     IGNORE_INDEX,
@@ -21,7 +21,7 @@ from pipeline.shards import (
     DatasetInfo,
     ShardIndex,
     SplitInfo,
-    parse_index,
+    fetch_index,
     run_checksum,
     shard_key,
 )
@@ -64,7 +64,12 @@ class _Shard:
 
 
 def verify_split(
-    store: Store, info: DatasetInfo, split: str, progress: Callable[[], None] = lambda: None
+    store: Store,
+    info: DatasetInfo,
+    split: str,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    runner: Runner = on_threads,
 ) -> SplitReport:
     """Read all of a split: its index against `dataset.json`, its shards against the index, each sample decoded.
 
@@ -72,15 +77,17 @@ def verify_split(
     """
     place = store.uri(f"{split}/{INDEX_NAME}")
     try:
-        index = parse_index(store.read(f"{split}/{INDEX_NAME}"), split, place)
+        index, digest = fetch_index(store, split, info.splits[split].digest)
     except (ObjectNotFound, DataError) as error:
         return SplitReport(samples=0, bytes=0, faults=(Fault(place, "", str(error).removeprefix(f"{place}: ")),))
-    faults = [Fault(place, key, what) for key, what in _index_faults(index, info.splits[split].digest)]
+    faults = [Fault(place, key, what) for key, what in _index_faults(index, digest, info.splits[split].digest)]
     places = [shard_key(split, name) for name in index.shard_names]
     by_shard = np.argsort(index.shard, kind="stable")
     bounds = np.searchsorted(index.shard[by_shard], np.arange(1, len(places)))
     samples_of = dict(zip(places, np.split(by_shard, bounds), strict=False))  # an empty index has no shards
-    shards = for_each_shard(lambda key: _verify_shard(store, key, index, samples_of[key], info), places, progress)
+    shards = runner(
+        lambda key: _verify_shard(store, key, index, samples_of[key], info), places, lambda shard: progress()
+    )
     for key, shard in zip(places, shards, strict=True):
         faults += [Fault(store.uri(key), *found) for found in shard.faults]
     samples, num_bytes = sum(shard.samples for shard in shards), sum(shard.num_bytes for shard in shards)
@@ -90,22 +97,22 @@ def verify_split(
             samples=samples,
             shards=len(shards),
             bytes=num_bytes,
-            digest=index.digest(),
+            digest=digest,
             class_pixels=tuple(np.asarray(pixels).tolist()),
         )
         faults += [Fault(store.uri(DATASET_KEY), "", what) for what in _count_faults(split, info.splits[split], found)]
     return SplitReport(samples=samples, bytes=num_bytes, faults=tuple(faults))
 
 
-def _index_faults(index: ShardIndex, digest: str) -> Iterator[tuple[str, str]]:
-    if index.digest() != digest:
-        yield "", f"is of digest {index.digest()[:12]}, {DATASET_KEY} says {digest[:12]}: one of them is of other data"
-    for key, count in Counter(index.keys.tolist()).items():
+def _index_faults(index: ShardIndex, digest: str, said: str) -> Iterator[tuple[str, str]]:
+    if digest != said:
+        yield "", f"is of digest {digest[:12]}, {DATASET_KEY} says {said[:12]}: one of them is of other data"
+    for key, count in Counter(index.keys).items():
         if count > 1:
             yield key, f"is there {count} times"
     in_order = (np.diff(index.offset) >= 0) & (np.diff(index.offset + index.length) >= 0)
     for sample in np.flatnonzero((np.diff(index.shard) == 0) & ~in_order)[:1].tolist():
-        yield str(index.keys[sample + 1]), "begins or ends before the sample in front of it"
+        yield index.keys[sample + 1], "begins or ends before the sample in front of it"
 
 
 def _count_faults(split: str, said: SplitInfo, found: SplitInfo) -> Iterator[str]:
@@ -120,9 +127,9 @@ def _verify_shard(store: Store, key: str, index: ShardIndex, samples: NDArray[np
     try:
         with spooled(store, key) as (read, size):
             found.num_bytes = size
-            found.faults += _archive_faults(read, size, set(index.keys[samples].tolist()), info)
+            found.faults += _archive_faults(read, size, {index.keys[sample] for sample in samples.tolist()}, info)
             for sample in samples.tolist():
-                name = str(index.keys[sample])
+                name = index.keys[sample]
                 try:
                     found.class_pixels = found.class_pixels + _verify_sample(read, size, index, sample, info)
                     found.samples += 1
@@ -152,7 +159,7 @@ def _verify_sample(read: ReadAt, size: int, index: ShardIndex, sample: int, info
     run = read(offset, length)
     if run_checksum(run) != int(index.checksum[sample]):
         raise ValueError("its bytes are not those that were indexed (checksum)")
-    image, label = decode_pair(split_members(run, str(index.keys[sample])), info.members, info.ignore_index)
+    image, label = decode_pair(split_members(run, index.keys[sample]), info.members, info.ignore_index)
     width, height = int(index.width[sample]), int(index.height[sample])
     if image.shape[:2] != (height, width):
         raise ValueError(f"is {image.shape[1]}x{image.shape[0]}, the index says {width}x{height}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from workflows.data_runner import choose_runner, ray_option
+
 if TYPE_CHECKING:
     from pipeline.shards import DatasetInfo
     from pipeline.storage import Store
@@ -45,11 +47,12 @@ if TYPE_CHECKING:
     default="seg.png",
     show_default=True,
     metavar="A,B",
-    help="Extensions of labels: PNGs of class ids, 8-bit grey or with a palette.",
+    help="Extensions of labels: PNGs of class ids, grey or with a palette, of at most 8 bits.",
 )
 @click.option("--ignore-index", default=255, show_default=True, help="The id in labels of what is ignored.")
 @click.option("--name", help="Of the data set.  [default: the last part of URI]")
 @click.option("--force", is_flag=True, help="Replace the indexes that are there.")
+@ray_option
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
 def index(
     uri: str,
@@ -60,6 +63,7 @@ def index(
     ignore_index: int,
     name: str | None,
     force: bool,
+    use_ray: bool,
     as_json: bool,
 ) -> None:
     """Write dataset.json and an index per split for WebDataset shards at URI, which are left as they are.
@@ -77,6 +81,7 @@ def index(
     from workflows.split_progress import SplitProgress
 
     store = open_store(uri)
+    runner = choose_runner(use_ray)
     classes, palette = read_classes(classes_file)
     members = member_names(image_ext.split(",") if image_ext else None, label_ext.split(","))
     patterns = parse_splits(splits)
@@ -94,6 +99,7 @@ def index(
             members=members,
             ignore_index=ignore_index,
             source={"indexed": {split: patterns.get(split, f"{split}/") for split in shards}},
+            runner=runner,
             progress=progress,
         )
     if as_json:

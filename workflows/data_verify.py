@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from workflows.data_runner import choose_runner, ray_option
+
 if TYPE_CHECKING:
     from pipeline.verify import SplitReport
 
@@ -20,8 +22,9 @@ MAX_SHOWN = 20
 @click.command()
 @click.argument("uri", metavar="URI")
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this split; may be repeated.")
+@ray_option
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
-def verify(uri: str, splits: tuple[str, ...], as_json: bool) -> None:
+def verify(uri: str, splits: tuple[str, ...], use_ray: bool, as_json: bool) -> None:
     """Read all samples at URI: checksums, sizes, label ids, duplicate keys, shards against index and dataset.json.
 
     Each fault is named on stderr, by shard and key, the first 20 of them; the exit code is 1 if there is any.
@@ -35,13 +38,14 @@ def verify(uri: str, splits: tuple[str, ...], as_json: bool) -> None:
     from workflows.split_progress import SplitProgress
 
     store = open_store(uri)
+    runner = choose_runner(use_ray)
     info = read_dataset(store)
     for split in splits:
         if split not in info.splits:
             raise InputError(f"split: {split!r} is not in {store.uri()}: {did_you_mean(split, info.splits)}")
     counts = {split: found.shards for split, found in info.splits.items() if not splits or split in splits}
     with SplitProgress(Console(stderr=True), counts, "shards read") as progress:
-        reports = {split: verify_split(store, info, split, partial(progress, split)) for split in counts}
+        reports = {split: verify_split(store, info, split, partial(progress, split), runner=runner) for split in counts}
     faults = [fault for report in reports.values() for fault in report.faults]
     for fault in faults[:MAX_SHOWN]:
         click.echo(str(fault), err=True)

@@ -13,7 +13,7 @@ LINE_EVERY_S = 5.0
 
 
 class SplitProgress:
-    """Told of each thing done by a call with its split.
+    """Told of what is done by calls with its split.
 
     Args:
         console: shows it.
@@ -39,9 +39,9 @@ class SplitProgress:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def __call__(self, split: str) -> None:
-        self._done[split] += 1
-        self._progress.advance(self._tasks[split])
+    def __call__(self, split: str, count: int = 1) -> None:
+        self._done[split] += count
+        self._progress.advance(self._tasks[split], count)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
             self._console.print(f"{split}: {self._done[split]} of {self._counts[split]} {self._what}")

@@ -11,8 +11,9 @@ share a surface differ in nothing but the landmarks' shapes and colours.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from pipeline.datasets import scene_textures as textures
-from pipeline.datasets.layout import Layout, Request, Source, SplitSource, refuse_options
+from pipeline.datasets.layout import Layout, LazySamples, Request, Source, SplitSource, refuse_options
 from pipeline.datasets.scene_textures import Canvas, Mask
 from pipeline.errors import InputError
 from pipeline.shards import IGNORE_INDEX, Sample
@@ -162,21 +163,25 @@ def _ignore_border(canvas: Canvas, mask: Mask) -> None:
     canvas.label[border.astype(bool)] = IGNORE_INDEX
 
 
-def samples(split: str, count: int, seed: int) -> Iterator[Sample]:
+def samples(split: str, count: int, seed: int) -> LazySamples:
     """`count` pictures, all scenes equally often."""
+    return LazySamples(partial(paint, split, seed), range(count))
+
+
+def paint(split: str, seed: int, number: int) -> Sample:
+    """One picture of a split."""
     names = sorted(SCENES)
-    for number in range(count):
-        name = names[number % len(names)]
-        rng = scene_rng(seed, split, number)
-        looks = sorted(SCENES[name].surfaces)
-        image, label = render(SCENES[name], looks[int(rng.integers(len(looks)))], rng)
-        yield Sample(
-            key=f"{split}{number:06d}",
-            image=simplejpeg.encode_jpeg(image, JPEG_QUALITY, "RGB", "444"),
-            extension="jpg",
-            label=label,
-            source=f"{NAME}/{name}/{seed}/{split}/{number}",
-        )
+    name = names[number % len(names)]
+    rng = scene_rng(seed, split, number)
+    looks = sorted(SCENES[name].surfaces)
+    image, label = render(SCENES[name], looks[int(rng.integers(len(looks)))], rng)
+    return Sample(
+        key=f"{split}{number:06d}",
+        image=simplejpeg.encode_jpeg(image, JPEG_QUALITY, "RGB", "444"),
+        extension="jpg",
+        label=label,
+        source=f"{NAME}/{name}/{seed}/{split}/{number}",
+    )
 
 
 def open_source(request: Request) -> Source:
@@ -197,9 +202,7 @@ def open_source(request: Request) -> Source:
             raise InputError(f"{name}: {value} is out of range: give at least {least}")
     return Source(
         arguments={"seed": seed, **counts},
-        splits={
-            split: SplitSource(count=count, samples=samples(split, count, seed)) for split, count in counts.items()
-        },
+        splits={split: SplitSource(samples=samples(split, count, seed)) for split, count in counts.items()},
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.datasets.annotations import read_bytes, read_text
-from pipeline.datasets.layout import Palette, Source, SplitSource
+from pipeline.datasets.layout import LazySamples, Palette, Source, SplitSource
 from pipeline.errors import InputError
 from pipeline.shards import Sample
 from pipeline.transforms import Label
@@ -115,7 +117,10 @@ def read_source(
     return Source(
         arguments={"files": len(files), "fingerprint": fingerprint(roots, files), **listed},
         splits={
-            split: SplitSource(count=len(pairs), samples=samples(roots, pairs, read_label))
+            split: SplitSource(
+                samples=LazySamples(partial(read_pair, roots, read_label), pairs),
+                num_bytes=sum(pair.image.stat().st_size for pair in pairs),
+            )
             for split, pairs in splits.items()
         },
         classes=classes,
@@ -123,17 +128,22 @@ def read_source(
     )
 
 
-def samples(roots: Sequence[Path], pairs: Iterable[Pair], read_label: Callable[[Path], Label]) -> Iterator[Sample]:
-    """The pairs as samples, with the image's own bytes. InputError naming a file that can't be used."""
-    for pair in pairs:
-        extension = pair.image.suffix.lower().lstrip(".")
-        yield Sample(
-            key=pair.key,
-            image=read_bytes(pair.image),
-            extension="jpg" if extension == "jpeg" else extension,
-            label=read_label(pair.annotation),
-            source=_relative(pair.image, roots),
-        )
+def read_pair(roots: Sequence[Path], read_label: Callable[[Path], Label], pair: Pair) -> Sample:
+    """A pair as a sample, with the image's own bytes.
+
+    InputError naming a file that can't be used, or the machine that this runs on where it does not see the folders.
+    """
+    for root in roots:
+        if not root.is_dir():
+            raise InputError(f"{root}: is not there on {platform.node()}: all nodes of a cluster must see the source")
+    extension = pair.image.suffix.lower().lstrip(".")
+    return Sample(
+        key=pair.key,
+        image=read_bytes(pair.image),
+        extension="jpg" if extension == "jpeg" else extension,
+        label=read_label(pair.annotation),
+        source=_relative(pair.image, roots),
+    )
 
 
 def fingerprint(roots: Sequence[Path], files: Iterable[Path]) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from pipeline.errors import InputError, did_you_mean
 from pipeline.shards import Sample
@@ -26,12 +26,40 @@ class Request:
     seed: int | None = None
 
 
+@dataclass(frozen=True)
+class LazySamples(Sequence[Sample]):
+    """Samples that are made when they are asked for. A slice holds, and takes to another process, its own alone."""
+
+    make: Callable[[Any], Sample]
+    """Makes one from its origin; can be pickled."""
+    origins: Sequence[Any] = field(repr=False)
+    """What each is made from: files, or a number."""
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self.make, self.origins)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> LazySamples: ...
+
+    def __getitem__(self, place: int | slice) -> Sample | LazySamples:
+        if isinstance(place, slice):
+            return replace(self, origins=self.origins[place])
+        return self.make(self.origins[place])
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitSource:
     """One split's samples, not read yet."""
 
-    count: int
-    samples: Iterable[Sample]
+    samples: Sequence[Sample]
+    num_bytes: int | None = None
+    """Of all their images; None where that is not known beforehand."""
 
 
 @dataclass(frozen=True, kw_only=True)

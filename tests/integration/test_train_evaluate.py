@@ -125,7 +125,7 @@ def test_predictions_are_shown_as_pictures(trained: Trained, client: MlflowClien
     picture = decode_image(
         Path(client.download_artifacts(run_id, f"{last}/val_0.png", str(tmp_path))).read_bytes(), "png"
     )
-    first = next(context_scenes.samples("val", 1, seed=0))
+    first = context_scenes.samples("val", 1, seed=0)[0]
     image = decode_image(first.image, "jpg")
     height, width, _ = image.shape
     assert picture.shape == (height, 4 * width + 12, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,21 @@ def png(image: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def make_samples(count: int, seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Sample]:
+def make_samples(count: int, seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Sample]:
     """`count` PNG samples of varying size."""
     rng = np.random.default_rng(seed)
+    samples = []
     for number in range(count):
         label = patches(sizes[number // 2 % len(sizes)], rng)
-        yield Sample(
+        sample = Sample(
             key=f"s{number:04d}",
             image=png(colours(label)),
             extension="png",
             label=label,
             source=f"images/s{number:04d}.png",
         )
+        samples.append(sample)
+    return samples
 
 
 def write_made_up(root: Path, num_train: int = 23, num_val: int = 7, samples_per_shard: int = 10) -> DatasetInfo:

@@ -47,7 +47,7 @@ def test_every_class_has_a_colour_of_its_own(layout: camvid.Layout) -> None:
 
 def test_camvid_pairs_images_with_annotations(folder: Path) -> None:
     source = camvid.LAYOUT.open(Request(source=folder))
-    assert {name: split.count for name, split in source.splits.items()} == {"train": 2, "val": 1}
+    assert {name: len(split.samples) for name, split in source.splits.items()} == {"train": 2, "val": 1}
     first, second = source.splits["train"].samples
     assert (first.key, first.source, second.key) == ("a", "images/train/a.png", "b")
     assert first.image == (folder / "images/train/a.png").read_bytes()
@@ -102,7 +102,8 @@ def _write(name: str, data: bytes) -> Callable[[Path], object]:
         (
             _write("annotations/val/c.png", png(np.zeros((40, 50, 3), np.uint8))),
             "{}/annotations/val/c.png: the annotation can't be used, "
-            "it has shape (40, 50, 3) of uint8, not one 8-bit channel: replace it",
+            "it is a png of RGB with 8 bits, not a png of class ids: write each pixel's id, as grey or with a palette, "
+            "with at most 8 bits: replace it",
         ),
     ],
     ids=["no annotation", "no image", "two images", "empty", "id", "undecodable", "coloured"],
@@ -147,7 +148,7 @@ def test_requests_a_layout_has_no_use_for_are_refused(layout: str, request_: Req
 @pytest.mark.skipif(not REAL_CAMVID.is_dir(), reason=f"CamVid is not at {REAL_CAMVID}; set ENCNET_TEST_CAMVID")
 def test_the_real_camvid_is_whole() -> None:
     source = camvid.LAYOUT.open(Request(source=REAL_CAMVID))
-    assert {name: split.count for name, split in source.splits.items()} == {"train": 367, "val": 101}
+    assert {name: len(split.samples) for name, split in source.splits.items()} == {"train": 367, "val": 101}
     seen: set[int] = set()
     for sample in source.splits["val"].samples:
         assert decode_image(sample.image, sample.extension).shape == (360, 480, 3)
@@ -243,7 +244,7 @@ def test_pictures_belong_to_seed_split_and_number() -> None:
     again = list(context_scenes.samples("train", 3, seed=0))
     assert [sample.image for sample in again] == [sample.image for sample in one[:3]]
     assert all(np.array_equal(a.label, b.label) for a, b in zip(again, one[:3], strict=True))
-    others = [next(context_scenes.samples("val", 1, seed=0)), next(context_scenes.samples("train", 1, seed=1))]
+    others = [context_scenes.samples("val", 1, seed=0)[0], context_scenes.samples("train", 1, seed=1)[0]]
     assert len({sample.image for sample in [one[0], *others]}) == 3
     assert len({sample.label.shape for sample in one}) > 4
 

@@ -26,10 +26,10 @@ Builder = Callable[[Path], MadeUp]
 def test_samples_are_the_files_and_their_train_ids(build: Builder, tmp_path: Path) -> None:
     made = build(tmp_path)
     source = find_layout(made.layout).open(made.request)
-    assert sum(split.count for split in source.splits.values()) == len(made.images)
+    assert sum(len(split.samples) for split in source.splits.values()) == len(made.images)
     for split, found in source.splits.items():
         samples = {sample.key: sample for sample in found.samples}
-        assert len(samples) == found.count
+        assert len(samples) == len(found.samples)
         assert set(samples) == {key for name, key in made.images if name == split}
         for key, sample in samples.items():
             image = made.images[split, key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,9 +172,9 @@ def test_names_from_storage_neither_mark_up_the_tables_nor_lead_out_of_the_folde
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_made_up(tmp_path / "set")
-    contents = json.loads((tmp_path / "set/dataset.json").read_text())
-    contents["name"], contents["classes"][1] = "../[/]x", "[/] red [bold]"
-    (tmp_path / "set/dataset.json").write_text(json.dumps(contents))
+    info = replace(read_dataset(LocalStore(root=tmp_path / "set")), name="../[/]x")
+    info = replace(info, classes=(info.classes[0], "[/] red [bold]", *info.classes[2:]))
+    (tmp_path / "set/dataset.json").write_bytes(info.to_json())
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert "[/] red [bold]" in _run("inspect", tmp_path / "set").stdout
