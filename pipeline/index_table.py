@@ -133,9 +133,10 @@ def _read(file: Any, rows: int) -> IndexTable:
         keys.append(_typed(batch, "key", pa.string()))
         named = _typed(batch, "shard", pa.string()).dictionary_encode()
         places_here = [places.setdefault(name, len(places)) for name in named.dictionary.to_pylist()]
-        shard[here] = np.array(places_here, np.int32)[named.indices]
+        shard[here] = np.array(places_here, np.int32)[np.from_dlpack(named.indices)]
         for name, column in numbers.items():
-            column[here] = _typed(batch, name, pa.from_numpy_dtype(column.dtype))
+            # Arrow's own way to numpy imports pandas first, which takes longer than most indexes do.
+            column[here] = np.from_dlpack(_typed(batch, name, pa.from_numpy_dtype(column.dtype)))
     if first != rows:
         raise ValueError(f"it claims {rows:,} rows and has {first:,}")
     return IndexTable(KeyColumn(pa.chunked_array(keys, pa.string())), tuple(places), shard, numbers)

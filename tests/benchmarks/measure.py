@@ -92,5 +92,8 @@ def main(description: str, tables: Callable[[bool], Iterable[Table]]) -> None:
     parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it runs")
     small = parser.parse_args().small
     torch.set_num_threads(THREADS)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140  # not the 80 that it takes a file's lines to be
     for table in tables(small):
-        Console().print(table)
+        console.print(table)
