@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -81,7 +82,8 @@ def steady_table(share: Share, scale: Scale) -> Table:
         table.add_column(heading, justify="right")
     ours = medians["(c) ours, threads"]
     for title, rate in medians.items():
-        by_time, by_cpu = ours.images_per_s / rate.images_per_s, rate.cpu_ms / ours.cpu_ms
+        by_time = ours.images_per_s / rate.images_per_s
+        by_cpu = rate.cpu_ms / ours.cpu_ms if ours.cpu_ms else nan  # of less than a tick of the clock
         table.add_row(title, f"{rate.images_per_s:.0f}", f"{by_time:.2f}", f"{rate.cpu_ms:.2f}", f"{by_cpu:.2f}")
     return table
 
