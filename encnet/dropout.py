@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,14 +10,6 @@ from torch import Tensor, nn
 GAMMA = 0x9E3779B97F4A7C15 - 2**64
 MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 MIX_2 = 0x94D049BB133111EB - 2**64
-
-
-class DropoutKey(NamedTuple):
-    """What the masks of one step depend on, besides layer and channel."""
-
-    seed: int
-    step: int
-    positions: Tensor
 
 
 class KeyedDropout2d(nn.Module):
@@ -39,7 +29,8 @@ class KeyedDropout2d(nn.Module):
             raise ValueError(f"KeyedDropout2d: p={p} is not a probability below 1: give 0 <= p < 1")
         self.p = p
         self.layer = layer
-        self.key: DropoutKey | None = None
+        # (B,) int64. A tensor only: torch.compile would compile anew for every other step in it.
+        self.key: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape; B must be the number of positions in the key.
@@ -51,9 +42,9 @@ class KeyedDropout2d(nn.Module):
             return x
         if self.key is None:
             return F.dropout2d(x, self.p)
-        if len(self.key.positions) != len(x):
+        if len(self.key) != len(x):
             raise ValueError(
-                f"KeyedDropout2d: {len(self.key.positions)} positions in the key, {len(x)} images in the batch: "
+                f"KeyedDropout2d: {len(self.key)} positions in the key, {len(x)} images in the batch: "
                 "call set_dropout_key with this batch's positions"
             )
         keep = self.uniform(x.shape[1], x.device) >= self.p  # (B, C)
@@ -62,10 +53,7 @@ class KeyedDropout2d(nn.Module):
     def uniform(self, channels: int, device: torch.device) -> Tensor:
         """Return the key's random numbers, (B, channels) float32 in [0, 1)."""
         assert self.key is not None
-        seed, step, positions = self.key
-        state = positions.to(device, torch.int64)
-        for part in (seed, step, self.layer):
-            state = _mix(state ^ part)  # (B)
+        state = _mix(self.key.to(device) ^ self.layer)  # (B)
         state = _mix(state[:, None] ^ torch.arange(channels, device=device))  # (B, C)
         return ((state >> 40) & 0xFFFFFF).to(torch.float32) / 2**24
 
@@ -87,7 +75,7 @@ def set_dropout_key(model: nn.Module, seed: int, step: int, positions: Tensor) -
     """
     if positions.dim() != 1 or positions.is_floating_point():
         raise ValueError(f"positions: shape {tuple(positions.shape)}, {positions.dtype}: give a (B,) int64 tensor")
-    key = DropoutKey(seed, step, positions)
+    key = _mix(_mix(positions.long() ^ seed) ^ step)
     for module in model.modules():
         if isinstance(module, KeyedDropout2d):
             module.key = key

@@ -37,12 +37,15 @@ logger = logging.getLogger(__name__)
 
 
 def save_weights(
-    model: nn.Module, config: ModelConfig, path: str | Path, metadata: Mapping[str, str] | None = None
+    model: nn.Module | Mapping[str, Tensor],
+    config: ModelConfig,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model's weights and config to one safetensors file; a reader sees the whole file or none.
 
     Args:
-        model: what `build_model(config)` returned.
+        model: what `build_model(config)` returned, or its state dict.
         config: goes into the file's header as JSON.
         path: the file; its folder must exist.
         metadata: more text for the header.
@@ -50,7 +53,8 @@ def save_weights(
     path = Path(path)
     header = {**(metadata or {}), "format": "pt", CONFIG_KEY: json.dumps(asdict(config))}
     # safetensors takes neither strided tensors (channels_last) nor two names for one memory.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         save_file(tensors, partial, metadata=header)

@@ -1,4 +1,4 @@
-"""Joining the Ray cluster, its view of storage, and progress that crosses processes."""
+"""Joining the Ray cluster, its view of storage, and boards that cross processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from typing import Any
 
 import pyarrow.fs
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import InputError, first_line
 from pipeline.progress import ProgressBoard, ProgressView
+from pipeline.run_board import Pulse, RunBoard, silent_pulse
+from pipeline.world import World
+
+_logger = logging.getLogger(__name__)
+ANSWER_WITHIN_S = 10.0
+"""Of an actor of the driver: after that a worker tries again, and the driver shows what it knew."""
 
 
 def connect_ray() -> None:
@@ -23,8 +30,6 @@ def connect_ray() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         raise InputError("RAY_ADDRESS: not set: run 'encnet stack up', or name your cluster in it")
-    # It logs an error line at every start (ray#53727), and nothing here acts on its notices.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, TimeoutError, RuntimeError, ray.exceptions.RaySystemError) as error:
@@ -32,6 +37,11 @@ def connect_ray() -> None:
             f"RAY_ADDRESS: {address!r} does not answer: run 'encnet stack up', or check the address and the token "
             f"({first_line(error)})"
         ) from None
+
+
+def live_nodes() -> set[str]:
+    """The ids of the cluster's nodes that are alive."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def split_storage(uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
@@ -48,9 +58,39 @@ def split_storage(uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Any]:
     """The handle of a progress board that is shown on this terminal."""
-    board: Any = ray.remote(ProgressBoard).options(num_cpus=0).remote()
+    with _actor(ProgressBoard) as board, ProgressView(title, lambda: dict(ray.get(board.read.remote())), unit):
+        yield board
+
+
+@contextmanager
+def run_board() -> Iterator[Any]:
+    """The handle of the board of a run."""
+    with _actor(RunBoard) as board:
+        yield board
+
+
+def open_pulse(board: Any, world: World) -> Pulse:
+    """The sign of life of this worker on the run's board; None is no board."""
+    if board is None:
+        return Pulse(silent_pulse)
+    board.join.remote(world.rank, world.size, ray.get_runtime_context().get_node_id(), os.getpid())
+
+    def tell(step: int, phase: str) -> str:
+        try:
+            return str(ray.get(board.beat.remote(world.rank, step, phase), timeout=ANSWER_WITHIN_S))
+        except ray.exceptions.RayError as error:
+            _logger.warning("rank %d: the run's board does not answer: %s", world.rank, first_line(error))
+            return ""
+
+    return Pulse(tell)
+
+
+@contextmanager
+def _actor(kind: type) -> Iterator[Any]:
+    """An actor on this node, so that it does not go with another one; ended with the block."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
     try:
-        with ProgressView(title, lambda: dict(ray.get(board.read.remote())), unit):
-            yield board
+        yield actor
     finally:
-        ray.kill(board)
+        ray.kill(actor)

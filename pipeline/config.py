@@ -67,7 +67,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class OptimConfig:
-    """The optimizer and its poly schedule; the batch is the global one, whatever the number of workers."""
+    """The optimizer and its schedule; the batch is the global one, whatever the number of workers."""
 
     kind: Literal["sgd", "adamw"] = "sgd"
     """sgd is the paper's; adamw learns faster in a short run from scratch."""
@@ -79,10 +79,14 @@ class OptimConfig:
     """Momentum of sgd; adamw's first beta."""
     weight_decay: float = 1e-4
     """Weight decay; none on biases, normalisation and codewords."""
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    """How the learning rate falls from lr to min_lr: poly by (1 - step / steps) ** power, cosine by half a wave."""
     power: float = 0.9
-    """Power of the poly schedule: lr * (1 - step / steps) ** power."""
+    """Power of the poly schedule."""
+    min_lr: float = 0.0
+    """Base learning rate at the end of the schedule."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly to its base."""
+    """Steps over which the learning rate rises linearly to its schedule."""
     epochs: float = 30.0
     """Passes over the train split."""
     max_steps: int = 0
@@ -93,14 +97,22 @@ class OptimConfig:
     """Images a micro-step, over all workers; gradients add up over batch_size / micro_batch of them. 0: batch_size."""
     grad_clip: float = 0.0
     """Clip the gradient's global norm to this; 0: no clipping."""
+    ema_decay: float = 0.0
+    """Average the weights over about 1 / (1 - ema_decay) steps, and validate and register the average; 0: don't."""
+    freeze: Literal["none", "backbone", "backbone_norm"] = "none"
+    """What stays as it started: all of the backbone, or only its BatchNorm: statistics, scales and offsets."""
 
     def __post_init__(self) -> None:
         _positive(lr=self.lr, batch_size=self.batch_size, epochs=self.epochs)
         if self.micro_batch < 0 or (self.micro_batch and self.batch_size % self.micro_batch):
             raise ValueError(f"micro_batch: {self.micro_batch} does not divide batch_size {self.batch_size}")
-        for name in ("max_steps", "warmup_steps"):
+        for name in ("max_steps", "warmup_steps", "min_lr", "grad_clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr: {self.min_lr} is above lr {self.lr}: the schedule falls from lr to min_lr")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: {self.ema_decay} is out of range: give 0, or a share below 1 such as 0.999")
 
     @property
     def group_size(self) -> int:
@@ -113,33 +125,72 @@ class WorkersConfig:
     """The Ray Train workers. The result does not depend on them, only the speed."""
 
     num: int = 2
-    """Number of workers, each with one GPU where the cluster has any, else with CPUs."""
+    """Number of workers, each with one GPU where the cluster has any, else with CPUs; with `least`: the most."""
+    least: int = 0
+    """Fewest workers to train on, when the cluster has no room for `num`; 0: as many as `num`."""
     cpus: int = 1
     """CPU cores a worker."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs when the cluster has enough of them."""
     max_failures: int = 3
-    """How many worker failures to recover from, each from the latest checkpoint."""
+    """Failures of workers in a row, with no new checkpoint between, to recover from."""
+    max_node_losses: int = 5
+    """The same of lost nodes, which count apart."""
+    max_preemptions: int = 20
+    """The same of preempted nodes, which count apart."""
+    collective_timeout_s: float = 600.0
+    """How long workers wait for one of them before the run is given up as hung and started again."""
 
     def __post_init__(self) -> None:
-        _positive(num=self.num, cpus=self.cpus)
+        _positive(num=self.num, cpus=self.cpus, collective_timeout_s=self.collective_timeout_s)
+        for name in ("least", "max_failures", "max_node_losses", "max_preemptions"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more")
+        if self.least > self.num:
+            raise ValueError(f"least: {self.least} is above num {self.num}: give the fewest first, as in 1:4")
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of workers that the run may go on with."""
+        return self.least or self.num
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ValidationConfig:
-    """How often to validate and checkpoint, and what to show."""
+    """How often to validate, what to show, and when to stop early."""
 
     every_epochs: int = 1
     """Validate, checkpoint and log after every so many epochs, and at the end."""
+    where: Literal["auto", "in_loop", "beside"] = "auto"
+    """in_loop: training waits for it; beside: a task of its own, as training goes on; auto: beside if a GPU is free."""
+    patience: int = 0
+    """Stop early after so many validations without a better mIoU; 0: train to the end."""
     batch_size: int = 8
     """Images of one size evaluated together on a worker."""
     pictures: int = 4
-    """The first so many validation samples are logged as pictures each time."""
-    keep_checkpoints: int = 1
-    """Checkpoints kept on storage besides the latest: the best by mIoU."""
+    """So many validation samples, spread over the split, are logged as pictures each time."""
 
     def __post_init__(self) -> None:
         _positive(every_epochs=self.every_epochs, batch_size=self.batch_size)
+        if self.patience < 0:
+            raise ValueError(f"patience: {self.patience} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class CheckpointConfig:
+    """How much work may be lost, and which checkpoints stay on storage."""
+
+    every_s: float = 600.0
+    """Checkpoint this often, in seconds, besides the ends of epochs: so much work at most is done again."""
+    keep_last: int = 2
+    """The newest so many are kept: when one turns out to be broken, the one before it takes its place."""
+    keep_best: int = 1
+    """The best so many by validation mIoU are kept."""
+
+    def __post_init__(self) -> None:
+        _positive(every_s=self.every_s, keep_last=self.keep_last)
+        if self.keep_best < 0:
+            raise ValueError(f"keep_best: {self.keep_best} must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -152,8 +203,16 @@ class RunConfig:
     """The run's name on storage and in MLflow; empty: recipe and time of day."""
     seed: int = 0
     """Seeds the order of samples, augmentation, initial weights and dropout."""
+    start_weights: str = ""
+    """Weights to begin with: a path, s3://, https:// or models:/NAME@ALIAS; empty: random ones. What fits is taken."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Arithmetic of the forward pass (autocast); weights stay float32."""
+    channels_last: Literal["auto", "yes", "no"] = "auto"
+    """Layout of the feature maps; auto: channels_last but for float32 on CPUs, which is slower so."""
+    compile: bool = False
+    """Compile the network with torch.compile: pays on GPUs in long runs; on CPUs it takes 20-40 s and gains nothing."""
+    deterministic: bool = False
+    """Only kernels that give the same bits each time on one machine: slower on GPUs."""
     storage: str = ""
     """Where checkpoints go: s3://bucket/prefix or a folder; empty: $ENCNET_STORAGE."""
     experiment: str = "encnet"
@@ -167,6 +226,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain, JSON-ready values."""

@@ -6,16 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.lettering import GAP, LINE, legend, paper, write
 from pipeline.report import Palette, colorize
 from pipeline.shards import IGNORE_INDEX
 from pipeline.transforms import Image, Label
 
 TILE_HEIGHT = 240
 _MAX_TILE_WIDTH = 480
-_GAP, _LINE, _SWATCH = 8, 22, 14
-_INK, _PAPER = (30, 30, 30), 250
 _OPACITY = 0.55
 
 
@@ -35,10 +33,10 @@ def contact_sheet(
         present[np.unique(label)] = True
     width = max(tile.shape[1] for tile in tiles)
     rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
-    blank = _paper(tiles[0].shape[0], width)
+    blank = paper(tiles[0].shape[0], width)
     grid = [np.hstack([_widen(tile, width) for tile in row] + [blank] * (len(rows[0]) - len(row))) for row in rows]
     names = [(classes[place], palette[place]) for place in np.flatnonzero(present[: len(classes)]).tolist()]
-    return np.vstack([*grid, _legend(names, grid[0].shape[1])])
+    return np.vstack([*grid, legend(names, grid[0].shape[1])])
 
 
 def _tile(key: str, image: Image, label: Label, palette: Palette) -> Image:
@@ -50,41 +48,11 @@ def _tile(key: str, image: Image, label: Label, palette: Palette) -> Image:
     )
     ids = np.asarray(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
     pair = np.hstack([shown, overlay(shown, ids, palette)])
-    tile = _paper(_LINE + TILE_HEIGHT + _GAP, pair.shape[1] + 2 * _GAP)
-    tile[_LINE : _LINE + pair.shape[0], _GAP : _GAP + pair.shape[1]] = pair
-    _write(tile, f"{key}  {image.shape[1]}x{image.shape[0]}", _GAP, _LINE - 7)
+    tile = paper(LINE + TILE_HEIGHT + GAP, pair.shape[1] + 2 * GAP)
+    tile[LINE : LINE + pair.shape[0], GAP : GAP + pair.shape[1]] = pair
+    write(tile, f"{key}  {image.shape[1]}x{image.shape[0]}", GAP, LINE - 7)
     return tile
 
 
-def _legend(names: Sequence[tuple[str, Sequence[int]]], width: int) -> Image:
-    """A swatch and a name for each class, in as many columns as fit."""
-    longest = max((_text_width(name) for name, _ in names), default=0)
-    cell = _SWATCH + 3 * _GAP + longest
-    columns = max(1, (width - _GAP) // cell)
-    sheet = _paper(2 * _GAP + -(-len(names) // columns) * _LINE, max(width, cell))
-    for place, (name, colour) in enumerate(names):
-        left, top = _GAP + place % columns * cell, _GAP + place // columns * _LINE
-        sheet[top : top + _SWATCH, left : left + _SWATCH] = colour
-        _write(sheet, name, left + _SWATCH + _GAP, top + _SWATCH - 2)
-    return sheet[:, :width]
-
-
-def _text_width(text: str) -> int:
-    return int(cv2.getTextSize(_ascii(text), cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
-
-
-def _write(sheet: Image, text: str, left: int, base: int) -> None:
-    cv2.putText(sheet, _ascii(text), (left, base), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _INK, 1, cv2.LINE_AA)
-
-
-def _ascii(text: str) -> str:
-    # The only letters that OpenCV's own font has.
-    return text.encode("ascii", "replace").decode()
-
-
-def _paper(height: int, width: int) -> NDArray[np.uint8]:
-    return np.full((height, width, 3), _PAPER, np.uint8)
-
-
 def _widen(tile: Image, width: int) -> Image:
-    return np.hstack([tile, _paper(tile.shape[0], width - tile.shape[1])])
+    return np.hstack([tile, paper(tile.shape[0], width - tile.shape[1])])

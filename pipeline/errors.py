@@ -35,6 +35,18 @@ class TrackingError(PipelineError):
     """The MLflow server refused or did not answer."""
 
 
+class Interrupted(BaseException):
+    """A signal asked for the end. Like KeyboardInterrupt no error, so that nothing that handles errors holds it up."""
+
+    def __init__(self, signal_number: int, message: str = "interrupted") -> None:
+        super().__init__(signal_number, message)
+        self.exit_code = 128 + signal_number
+        """What a shell says of a process that the signal ended: 130 of Ctrl-C, 143 of SIGTERM."""
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, shortened: what fits into a message of one line."""
     return (str(error).splitlines() or [""])[0][:300]

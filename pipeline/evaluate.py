@@ -15,6 +15,7 @@ from pipeline import tracking
 from pipeline.cluster import connect_ray, progress
 from pipeline.errors import InputError, PipelineError
 from pipeline.eval_loader import EvalLoader
+from pipeline.provenance import git_commit
 from pipeline.registry import ResolvedModel, resolve_model
 from pipeline.shards import DatasetInfo, read_dataset, read_index
 from pipeline.storage import open_store
@@ -154,7 +155,7 @@ def _log(
     what = f"{resolved.name} v{resolved.version}" if resolved.name else Path(resolved.uri).name
     name = f"evaluate {what} on {dataset.name}/{protocol.split}"
     run_id = tracking.new_run(
-        client, experiment, name, {"model": resolved.uri, "git commit": tracking.git_commit(), "kind": "evaluation"}
+        client, experiment, name, {"model": resolved.uri, "git commit": git_commit(), "kind": "evaluation"}
     )
     tracker = tracking.Tracker(run_id)
     try:

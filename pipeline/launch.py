@@ -1,30 +1,41 @@
-"""Ray Train wiring: a resolved configuration -> a finished, tracked and registered run."""
+"""A resolved configuration -> a finished, tracked and registered run."""
 
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import tempfile
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 
 import numpy as np
-import ray
-import ray.train
-from ray.train.torch import TorchTrainer
 
 from pipeline import tracking
-from pipeline.checkpoint import WEIGHTS, read_state
-from pipeline.cluster import connect_ray, progress, split_storage
+from pipeline.attempts import ENDED, newest_state, run_attempts
+from pipeline.checkpoint import WEIGHTS, BrokenCheckpoint, RunState
+from pipeline.checkpoint_store import CheckpointStore, best, open_checkpoints
+from pipeline.cluster import connect_ray
 from pipeline.config import RunConfig
-from pipeline.errors import InputError, PipelineError, TrainingError
+from pipeline.errors import Interrupted, TrackingError, TrainingError, first_line
 from pipeline.eval_loader import EvalLoader
+from pipeline.model_card import ModelCard
+from pipeline.outbox import deliver
+from pipeline.preconditions import check_classes, check_name, find_dataset, find_storage
+from pipeline.provenance import git_commit, git_tags, versions
 from pipeline.registry import CANDIDATE, register_model
+from pipeline.resume import run_store, store_config
 from pipeline.shards import DatasetInfo, read_dataset, read_index
+from pipeline.stop_signals import StopSignals
 from pipeline.storage import open_store
-from pipeline.train_worker import train_worker
+from pipeline.timeline import Timeline
+from pipeline.train_log import open_spool
+from pipeline.trainer import check_workers
 from pipeline.world import World
 
+_logger = logging.getLogger(__name__)
+REGISTER_PATIENCE_S = 600.0
 EXAMPLE_SIDE = 128
 
 
@@ -51,24 +62,14 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo]:
 
     Raises InputError for a data set, class count, storage or name that can't be used.
     """
-    if not config.data.uri:
-        raise InputError("data.uri: empty: name the data set with --data s3://BUCKET/PREFIX or a folder")
-    store = open_store(config.data.uri)
-    dataset = read_dataset(store)
+    dataset = find_dataset(config)
     for split in (config.data.train_split, config.data.val_split):
-        read_index(store, split)
-    if config.model.num_classes != len(dataset.classes):
-        raise InputError(
-            f"model.num_classes: {config.model.num_classes}, but {config.data.uri} has {len(dataset.classes)} classes: "
-            f"use a recipe for this data set, or --model.num-classes {len(dataset.classes)}"
-        )
-    storage = config.storage or os.environ.get("ENCNET_STORAGE", "")
-    if not storage:
-        raise InputError("storage: empty: run 'encnet stack up', or give --storage s3://BUCKET/PREFIX or a folder")
+        read_index(open_store(config.data.uri), split)
+    check_classes(config, dataset)
     return replace(
         config,
         name=config.name or f"{config.recipe}-{datetime.datetime.now():%m%d-%H%M%S}",
-        storage=storage,
+        storage=find_storage(config),
         registered_model=config.registered_model or f"encnet-{dataset.name}",
     ), dataset
 
@@ -76,28 +77,63 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo]:
 def run_training(config: RunConfig, *, resume: bool = False) -> TrainResult:
     """Train as `config` (resolved) says, and register the best weights as the candidate.
 
-    Raises InputError when the name is taken and `resume` is not asked for, TrainingError when training failed.
+    A run that was resumed after it had ended is registered if it was not, and nothing else.
+
+    Raises InputError when the name is taken and `resume` is not asked for, TrainingError when training failed,
+    Interrupted when a signal ended it.
     """
     dataset = read_dataset(open_store(config.data.uri))
     client = tracking.connect()
-    _check_name(config, resume)
+    check_name(config, resume)
     connect_ray()
-    _check_workers(config)
-    run_id = tracking.open_run(client, config.experiment, config.name, _tags(config, dataset))
-    tracker = tracking.Tracker(run_id)
-    status = "FAILED"
+    check_workers(config)
+    store_config(config)
+    with StopSignals() as signals:
+        run_id = tracking.open_run(client, config.experiment, config.name, _tags(config, dataset))
+        tracker = tracking.Tracker(run_id)
+        status = "FAILED"
+        try:
+            tracker.log_config(config.to_dict(), _tags(config, dataset))
+            tracker.log_dataset(dataset.name, config.data.uri, dataset.digest, "training")
+            _train(config, run_id, signals)
+            result = _finish(config, dataset, tracker)
+            status = "FINISHED"
+            return result
+        except (KeyboardInterrupt, Interrupted):
+            status = "KILLED"
+            raise
+        finally:
+            _end(tracker, status)
+
+
+def _train(config: RunConfig, run_id: str, signals: StopSignals) -> None:
+    state = newest_state(open_checkpoints(config.storage, config.name))
+    if state and state.ended in ENDED:
+        return
+    store = run_store(config.storage, config.name)
+    with Timeline(store, lambda events: tracking.log_events(run_id, events)) as timeline:
+        run_attempts(config, run_id, timeline, signals)
+
+
+def _finish(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker) -> TrainResult:
+    """Register, also when MLflow is away for a while: what is trained is not to be lost for that."""
     try:
-        tracker.log_config(config.to_dict(), {"data set digest": dataset.digest})
-        tracker.log_dataset(dataset.name, config.data.uri, dataset.digest, "training")
-        result = _fit(config, run_id)
-        trained = _register(config, dataset, tracker, result)
-        status = "FINISHED"
-        return trained
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
+        return tracking.patiently(
+            lambda: _register(config, dataset, tracker), f"registering {config.name}", REGISTER_PATIENCE_S
+        )
+    except (tracking.Unreachable, tracking.NoServer) as error:
+        raise TrackingError(
+            f"run {config.name!r} is trained, but could not be registered ({first_line(error)}): finish it with "
+            f"encnet train --resume {config.name}"
+        ) from error
+
+
+def _end(tracker: tracking.Tracker, status: str) -> None:
+    """Set the MLflow run's status; that it can't be is no reason for another end than the run's own."""
+    try:
         tracker.finish(status)
+    except TrackingError as error:
+        _logger.warning("the MLflow run keeps its status of a running one: %s", first_line(error))
 
 
 def _tags(config: RunConfig, dataset: DatasetInfo) -> dict[str, str]:
@@ -105,93 +141,13 @@ def _tags(config: RunConfig, dataset: DatasetInfo) -> dict[str, str]:
         "recipe": config.recipe,
         "architecture": config.model.arch,
         "data set": dataset.name,
-        "mlflow.source.git.commit": tracking.git_commit(),
+        "data set digest": dataset.digest,
+        **git_tags(),
+        **versions(),
         "mlflow.source.name": f"encnet train {config.recipe}",
         "mlflow.source.type": "PROJECT",
         "mlflow.user": os.environ.get("USER", "encnet"),
     }
-
-
-def _runs(config: RunConfig) -> str:
-    return f"{config.storage.rstrip('/')}/runs"
-
-
-def _check_name(config: RunConfig, resume: bool) -> None:
-    used = bool(open_store(_runs(config)).list(f"{config.name}/"))
-    if used and not resume:
-        raise InputError(f"name: {config.name!r} is used already: add --resume to go on, or choose another --name")
-    if resume and not used:
-        raise InputError(f"resume: no run {config.name!r} in {_runs(config)}: check --name and --storage")
-
-
-def _use_gpu(config: RunConfig) -> bool:
-    if config.workers.gpu != "auto":
-        return config.workers.gpu == "yes"
-    return bool(ray.cluster_resources().get("GPU", 0) >= config.workers.num)
-
-
-def _check_workers(config: RunConfig) -> None:
-    """Raise InputError for more workers than the cluster holds: Ray would wait for them for ever."""
-    resources = ray.cluster_resources()
-    needs = {"CPU": config.workers.num * config.workers.cpus, "GPU": config.workers.num if _use_gpu(config) else 0}
-    for kind, need in needs.items():
-        if need > resources.get(kind, 0):
-            raise InputError(
-                f"workers.num: {config.workers.num} workers need {need} {kind}s, but the cluster has "
-                f"{resources.get(kind, 0):.0f}: ask for fewer with --num-workers"
-            )
-
-
-def _fit(config: RunConfig, run_id: str) -> ray.train.Result:
-    use_gpu = _use_gpu(config)
-    filesystem, path = split_storage(_runs(config))
-    with progress(config.name, "step") as board:
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"config": config.to_dict(), "run_id": run_id, "board": board},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.workers.num,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.workers.cpus} | ({"GPU": 1} if use_gpu else {}),
-            ),
-            run_config=ray.train.RunConfig(
-                name=config.name,
-                logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=config.workers.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=config.validation.keep_checkpoints, checkpoint_score_attribute="miou"
-                ),
-            ),
-        )
-        try:
-            return trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise _explain(error, config) from error
-
-
-def _explain(error: ray.train.TrainingFailedError, config: RunConfig) -> Exception:
-    """The first worker's own error where it is one of ours, else a TrainingError that says how to go on."""
-    failures = getattr(error, "worker_failures", {}) or {0: getattr(error, "controller_failure", error)}
-    rank, cause = min(failures.items())
-    while deeper := _within(cause):
-        cause = deeper
-    if isinstance(cause, (PipelineError, InputError)):
-        return type(cause)(*cause.args)
-    reason = " ".join(str(cause).split())[-400:]
-    return TrainingError(
-        f"run {config.name!r}: worker {rank} failed: {type(cause).__name__}: {reason}; what is checkpointed is kept in "
-        f"{_runs(config)}/{config.name}: go on with --resume --name {config.name}"
-    )
-
-
-def _within(error: BaseException) -> BaseException | None:
-    """The error that `error` wraps or came from; None for one of ours, and for the first of all."""
-    wrapped = getattr(error, "cause", None) or getattr(error, "_base_exc", None)
-    if wrapped is None and not isinstance(error, (PipelineError, InputError)):
-        return error.__cause__
-    return wrapped
 
 
 def _example(config: RunConfig) -> np.ndarray:
@@ -203,36 +159,67 @@ def _example(config: RunConfig) -> np.ndarray:
     return np.ascontiguousarray(image[::every, ::every])
 
 
-def _register(
-    config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker, result: ray.train.Result
-) -> TrainResult:
-    best = result.get_best_checkpoint("miou", "max")
-    if best is None or result.checkpoint is None:
-        raise TrainingError(f"run {config.name!r} ended without a checkpoint in {_runs(config)}")
-    with tempfile.TemporaryDirectory() as folder:
-        last_state = read_state(Path(result.checkpoint.to_directory(f"{folder}/last")))
-        if last_state.bad_samples:
-            tracker.log_table({"bad sample": last_state.bad_samples}, "bad_samples.json")
-        chosen = Path(best.to_directory(f"{folder}/best"))
-        state = read_state(chosen)
+def _register(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker) -> TrainResult:
+    checkpoints = open_checkpoints(config.storage, config.name)
+    last = newest_state(checkpoints)
+    if last is None:
+        raise TrainingError(f"run {config.name!r} ended without a checkpoint in {checkpoints.uri()}")
+    checkpoints.prune(config.checkpoint.keep_last, config.checkpoint.keep_best)
+    deliver(tracker.run_id, last.points, open_spool(config))
+    if last.bad_samples:
+        tracker.log_table({"bad sample": last.bad_samples}, "bad_samples.json")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        state = fetch_best(checkpoints, folder)
         version = register_model(
             config.registered_model,
-            chosen / WEIGHTS,
-            dataset,
-            run_id=tracker.run_id,
+            folder / WEIGHTS,
+            _card(config, dataset, tracker.run_id, state, last.step),
             example=_example(config),
-            metrics={"val/best_miou": state.miou},
-            step=state.step,
-            tags={"recipe": config.recipe, "run": config.name, "git commit": tracking.git_commit()},
+            tags={"recipe": config.recipe, "run": config.name, "git commit": git_commit()},
             alias=CANDIDATE,
         )
     return TrainResult(
         name=config.name,
         run_id=tracker.run_id,
         run_url=tracking.run_url(tracker.client, tracker.run_id),
-        steps=last_state.step,
-        losses=last_state.losses,
-        miou=state.miou,
+        steps=last.step,
+        losses=last.losses,
+        miou=state.miou or 0.0,
         model_uri=f"models:/{config.registered_model}/{version}",
-        bad_samples=last_state.bad_samples,
+        bad_samples=last.bad_samples,
     )
+
+
+def _card(config: RunConfig, dataset: DatasetInfo, run_id: str, state: RunState, steps: int) -> ModelCard:
+    """What is to be said of the weights of `state`, of a run that went on to `steps`."""
+    iou = (nan if each is None else each for each in state.iou)
+    return ModelCard(
+        config=config,
+        dataset=dataset,
+        run_id=run_id,
+        commit=git_commit(),
+        step=state.step,
+        steps=steps,
+        miou=state.miou or 0.0,
+        iou=dict(zip(dataset.classes, iou, strict=True)) if state.iou else {},
+    )
+
+
+def fetch_best(checkpoints: CheckpointStore, folder: Path) -> RunState:
+    """Download the weights with the highest mIoU that are whole into `folder`, as weights.safetensors.
+
+    Raises TrainingError where there are none.
+    """
+    saved = [one for one in checkpoints.saved() if one.miou is not None]
+    while chosen := best(saved):
+        try:
+            file = checkpoints.read_state(chosen.name).scored_weights
+            state = checkpoints.fetch(chosen.name, folder, [file])
+        except BrokenCheckpoint as fault:
+            _logger.warning("%s is broken (%s): the next best is registered", checkpoints.uri(chosen.name), fault)
+            saved.remove(chosen)
+        else:
+            (folder / file).rename(folder / WEIGHTS)
+            return state
+    raise TrainingError(f"{checkpoints.uri()}: no checkpoint there was validated and is whole")

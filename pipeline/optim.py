@@ -1,40 +1,67 @@
-"""The optimizer and its schedule: pure functions of the step, and the parameter groups."""
+"""The optimizer: which parameters learn, at what multiple of the learning rate, and with decay or without."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config import OptimConfig
 
 
-def num_steps(num_samples: int, optim: OptimConfig) -> int:
-    """Steps of the whole run over a split of `num_samples`."""
-    return optim.max_steps or math.ceil(optim.epochs * num_samples / optim.batch_size)
+class FrozenBatchNorm(_BatchNorm):
+    """BatchNorm that always uses its running statistics: `train()` leaves it in evaluation mode."""
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm:
+        """Stay in evaluation mode, whatever the network around is put into."""
+        return super().train(False)
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        pass  # the layer that was there before it has seen such inputs
 
 
-def epoch_end(epoch: int, num_samples: int, batch_size: int) -> int:
-    """The step count at which the last sample of `epoch` (0, 1, ...) has been consumed."""
-    return math.ceil((epoch + 1) * num_samples / batch_size)
+def freeze(net: nn.Module, optim: OptimConfig) -> None:
+    """Keep what `optim.freeze` names from learning: the backbone, or only its BatchNorm.
+
+    Call it after the conversion to synchronized BatchNorm, and before DDP and the optimizer are built.
+    """
+    if optim.freeze == "none":
+        return
+    backbone = net.get_submodule("backbone")
+    _freeze_norms(backbone)
+    for module in backbone.modules():
+        if optim.freeze == "backbone" or isinstance(module, FrozenBatchNorm):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
 
 
-def learning_rate_factor(step: int, steps: int, *, power: float, warmup_steps: int = 0) -> float:
-    """The poly schedule at `step` of `steps`: (1 - step / steps) ** power, after a linear warm-up."""
-    poly = max(0.0, 1.0 - step / steps) ** power
-    return poly * min(1.0, (step + 1) / warmup_steps) if warmup_steps else poly
+def _freeze_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if not isinstance(child, _BatchNorm):
+            _freeze_norms(child)
+            continue
+        frozen = FrozenBatchNorm(child.num_features, child.eps)
+        frozen._parameters, frozen._buffers = child._parameters, child._buffers
+        setattr(module, name, frozen.train())
+
+
+def trained(net: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that learn."""
+    return (parameter for parameter in net.parameters() if parameter.requires_grad)
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over four groups: backbone or head (its learning rate a multiple), decayed or not.
 
-    Biases, normalisation parameters, codewords and smoothing factors are not decayed.
+    Biases, normalisation parameters, codewords and smoothing factors are not decayed; what is frozen is left out.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decayed = parameter.ndim > 1 and not name.endswith("codewords")
-        groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and not name.endswith("codewords")
+            groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
     options = [
         {
             "params": parameters,

@@ -5,25 +5,29 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
 import numpy as np
+from mlflow.entities import LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 import encnet
 from pipeline import tracking
-from pipeline.errors import InputError, TrackingError, first_line
-from pipeline.shards import DatasetInfo
+from pipeline.errors import InputError, first_line
+from pipeline.model_card import ModelCard
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 PREVIOUS = "previous"
+_STEP = "step"
+"""The tag of a logged model that says which weights of its run it is."""
 _WEIGHTS = "artifacts/weights.safetensors"
 _SERVED = Path(__file__).with_name("served_model.py")
 _SIGNATURE = ModelSignature(
@@ -46,47 +50,71 @@ class ResolvedModel:
 
 
 def register_model(
-    name: str,
-    weights: Path,
-    dataset: DatasetInfo,
-    *,
-    run_id: str,
-    example: np.ndarray,
-    metrics: Mapping[str, float],
-    step: int,
-    tags: Mapping[str, str],
-    alias: str,
+    name: str, weights: Path, card: ModelCard, *, example: np.ndarray, tags: Mapping[str, str], alias: str
 ) -> str:
-    """Store `weights` as a new version of registered model `name`, point `alias` at it, and return the version.
+    """Store `weights` as a version of registered model `name`, point `alias` at it, and return the version.
 
-    `metrics`: shares in 0..1 that the weights reached at `step`.
+    Done again after it broke off, it goes on from there: there is one version for a run and a step.
+
     `example`: a small uint8 image (H, W, 3). `weights` must be named weights.safetensors.
     """
     client = tracking.connect()
-    requirements = [f"{package}=={version(package)}" for package in ("mlflow", "numpy", "safetensors")]
     try:
-        with mlflow.start_run(run_id=run_id), _no_bytecode():
-            info = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(_SERVED),
-                artifacts={"weights": str(weights)},
-                code_paths=[str(Path(encnet.__file__).parent)],
-                signature=_SIGNATURE,
-                input_example=example[None],
-                pip_requirements=[*requirements, f"torch=={version('torch').split('+')[0]}"],
-                registered_model_name=name,
-            )
-        registered = str(info.registered_model_version)
-        every_tag = {**tags, "data set digest": dataset.digest, "model_id": info.model_id}
+        model_id = _logged_model(client, card) or _log_model(weights, card, example)
+        version = _version(client, name, model_id, card.run_id)
+        if version.description:  # which is written last
+            return str(version.version)
+        score = {"val/best_miou": card.miou}
+        every_tag = {**tags, "data set digest": card.dataset.digest, "model_id": model_id}
         tracking.score_version(
-            client, run_id, name, registered, info.model_id, metrics, dataset.name, dataset.digest, every_tag, step
+            client, card.run_id, name, version.version, model_id, score, card.dataset.name, card.dataset.digest,
+            every_tag, card.step,
+        )  # fmt: skip
+        client.log_text(card.run_id, card.text(name, version.version), "model_card.md")
+        client.set_registered_model_alias(name, alias, version.version)
+        client.update_model_version(name, version.version, card.description(name, version.version))
+        return str(version.version)
+    except (MlflowException, OSError) as error:  # of requests, for artifacts
+        raise tracking.explain(error, f"model {name!r} could not be registered") from error
+
+
+def _logged_model(client: mlflow.MlflowClient, card: ModelCard) -> str:
+    """The id of the logged model of this run and step, if it was stored whole before; else ''."""
+    outputs = client.get_run(card.run_id).outputs
+    for output in outputs.model_outputs if outputs else ():
+        model = client.get_logged_model(output.model_id)
+        if model.status == LoggedModelStatus.READY and model.tags.get(_STEP) == str(card.step):
+            return str(model.model_id)
+    return ""
+
+
+def _log_model(weights: Path, card: ModelCard, example: np.ndarray) -> str:
+    """Store the weights with the code that serves them; returns the id of the logged model."""
+    requirements = [f"{package}=={version(package)}" for package in ("mlflow", "numpy", "safetensors")]
+    with mlflow.start_run(run_id=card.run_id), _no_bytecode():
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(_SERVED),
+            artifacts={"weights": str(weights)},
+            code_paths=[str(Path(encnet.__file__).parent)],
+            signature=_SIGNATURE,
+            input_example=example[None],
+            pip_requirements=[*requirements, f"torch=={version('torch').split('+')[0]}"],
+            step=card.step,
+            tags={_STEP: str(card.step)},
         )
-        scores = ", ".join(f"{key} {100 * value:.2f} %" for key, value in metrics.items())
-        client.update_model_version(name, registered, f"{scores} on {dataset.name}, from run {run_id}.")
-        client.set_registered_model_alias(name, alias, registered)
-        return registered
-    except MlflowException as error:
-        raise TrackingError(f"MLflow: model {name!r} could not be registered: {first_line(error)}") from error
+    return str(info.model_id)
+
+
+def _version(client: mlflow.MlflowClient, name: str, model_id: str, run_id: str) -> ModelVersion:
+    """The version of `name` that is this logged model: the one that is there, or a new one."""
+    with suppress(MlflowException):  # it is there already; where it could not be made, the next call tells
+        client.create_registered_model(name)
+    for found in client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
+        if found.tags.get("model_id") == model_id:
+            return found
+    source = client.get_logged_model(model_id).model_uri
+    return client.create_model_version(name, source, run_id, tags={"model_id": model_id}, model_id=model_id)
 
 
 @contextmanager
@@ -116,7 +144,7 @@ def resolve_model(uri: str) -> Iterator[ResolvedModel]:
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise InputError(f"MODEL: {uri!r}: {first_line(error)}: see the MLflow UI for names") from None
-            raise TrackingError(f"MLflow: {uri}: {first_line(error)}") from error
+            raise tracking.explain(error, uri) from error
         yield ResolvedModel(
             uri=pinned.uri,
             weights=_find_weights(place, uri),
@@ -135,7 +163,7 @@ def make_champion(name: str, version: str) -> None:
             client.set_registered_model_alias(name, PREVIOUS, before)
         client.set_registered_model_alias(name, CHAMPION, version)
     except MlflowException as error:
-        raise TrackingError(f"MLflow: {name} version {version}: {first_line(error)}") from error
+        raise tracking.explain(error, f"{name} version {version}") from error
 
 
 def _pin(client: mlflow.MlflowClient, uri: str) -> ResolvedModel:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from rich.table import Table
 
+from pipeline.lettering import GAP, heading, legend, paper
+
 Palette = Sequence[Sequence[int]]
-_BORDER = 4
+_IGNORED = 255
+_MIN_PANEL, _MAX_PANEL = 240, 1024
+"""Pixels between which the width of a panel is brought: room for its heading, and no picture of many MB."""
+_WRONG, _IGNORED_GREY = (230, 40, 40), (110, 110, 110)
 
 
 def colorize(label: np.ndarray, palette: Palette) -> np.ndarray:
@@ -18,15 +24,42 @@ def colorize(label: np.ndarray, palette: Palette) -> np.ndarray:
     return table[label.astype(np.uint8)]
 
 
-def sample_picture(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, palette: Palette) -> np.ndarray:
-    """Image, truth, prediction and errors (wrong pixels red, ignored grey) side by side, (H, 4 W + 12, 3) uint8."""
-    ignored = truth == 255
+def sample_picture(
+    key: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, classes: Sequence[str], palette: Palette
+) -> np.ndarray:
+    """What a model made of a sample, (H', W', 3) uint8: image and truth, below them prediction and errors.
+
+    Each has its heading, and a legend names the classes there are. Errors are red, what is ignored is grey.
+    """
+    counted = truth != _IGNORED
+    wrong = (prediction != truth) & counted
     errors = (image // 3).astype(np.uint8)
-    errors[(prediction != truth) & ~ignored] = (230, 40, 40)
-    errors[ignored] = (110, 110, 110)
-    border = np.full((image.shape[0], _BORDER, 3), 255, np.uint8)
-    panels = [image, colorize(truth, palette), colorize(prediction, palette), errors]
-    return np.concatenate([part for panel in panels for part in (panel, border)][:-1], axis=1)
+    errors[wrong] = _WRONG
+    errors[~counted] = _IGNORED_GREY
+    share = wrong.sum() / max(counted.sum(), 1)
+    height, width = truth.shape
+    tiles = [
+        _tile(f"{key}  {width}x{height}", image, cv2.INTER_AREA),
+        _tile("truth", colorize(truth, palette), cv2.INTER_NEAREST_EXACT),
+        _tile("prediction", colorize(prediction, palette), cv2.INTER_NEAREST_EXACT),
+        _tile(f"wrong: {100 * share:.1f} %", errors, cv2.INTER_NEAREST_EXACT),
+    ]
+    gap = paper(tiles[0].shape[0], GAP)
+    rows = [np.hstack([left, gap, right]) for left, right in (tiles[:2], tiles[2:])]
+    present = np.union1d(truth[counted], prediction[counted]).tolist()
+    names = [(classes[place], palette[place]) for place in present]
+    return np.vstack([*rows, legend(names, rows[0].shape[1])])
+
+
+def _tile(title: str, panel: np.ndarray, shrink: int) -> np.ndarray:
+    """A panel below its heading; brought to a size that can be read, by whole numbers where it grows."""
+    height, width = panel.shape[:2]
+    if width < _MIN_PANEL:
+        factor = -(-_MIN_PANEL // width)
+        panel = panel.repeat(factor, axis=0).repeat(factor, axis=1)
+    elif width > _MAX_PANEL:
+        panel = cv2.resize(panel, (_MAX_PANEL, max(1, round(height * _MAX_PANEL / width))), interpolation=shrink)
+    return np.vstack([heading(title, panel.shape[1]), panel])
 
 
 def class_table(classes: Sequence[str], iou: Sequence[float]) -> Table:

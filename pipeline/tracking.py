@@ -1,6 +1,7 @@
-"""MLflow tracking of runs: the only place that writes runs, metrics and pictures.
+"""MLflow tracking of runs, as the driver does it: runs, their configuration, tables and status.
 
-A run is found again by the tag `encnet.run` so that a resumed run goes on in the same MLflow run.
+A run is found again by the tag `encnet.run` so that a resumed run goes on in the same MLflow run. Each call is made
+for its result; what the training loop measures goes through `pipeline.outbox` instead, which never keeps it waiting.
 """
 
 from __future__ import annotations
@@ -9,51 +10,112 @@ import json
 import logging
 import os
 import re
-import subprocess
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import mlflow
 import numpy as np
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.entities import Metric, Param, RunData, RunTag
+from mlflow.exceptions import MlflowException, RestException
 
 from pipeline.environment import overridden
 from pipeline.errors import InputError, TrackingError, first_line
+from pipeline.timeline import Event
 
 _logger = logging.getLogger(__name__)
 
 RUN_TAG = "encnet.run"
+EVENTS = "events.json"
+CHANGED = "changed on resume"
+_TABLES = "mlflow.loggedArtifacts"
+"""The tag by which the UI knows which artifacts to show as tables."""
 _MAX_BATCH = 500
+_MAX_VALUE = 5000
+"""Characters of a parameter or tag; MLflow takes some more."""
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI show the experiment as training runs, not as prompts and traces."""
 _FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """A first contact should fail in seconds: MLflow's own default retries for minutes."""
+_ONE_RETRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+T = TypeVar("T")
 
 
-def connect() -> mlflow.MlflowClient:
-    """A client of the server at $MLFLOW_TRACKING_URI. Raises InputError where none is named or it does not answer."""
+class NoServer(InputError):
+    """No MLflow server answers at the address given."""
+
+
+class Unreachable(TrackingError):
+    """MLflow did not answer, or not now: the same call may succeed later."""
+
+
+class Refused(TrackingError):
+    """MLflow does not take what was sent, and never will."""
+
+
+def tracking_uri() -> str:
+    """The server's address, $MLFLOW_TRACKING_URI. Raises InputError where none is named."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells each retry of MLflow's
     if not uri:
         raise InputError("MLFLOW_TRACKING_URI: not set: run 'encnet stack up', or name your MLflow server in it")
+    return uri
+
+
+def connect() -> mlflow.MlflowClient:
+    """A client of the server at $MLFLOW_TRACKING_URI. Raises NoServer, an InputError, where it does not answer."""
+    uri = tracking_uri()
     client = mlflow.MlflowClient(uri)
     try:
         with overridden(_FEW_RETRIES):
             client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise InputError(
+        raise NoServer(
             f"MLFLOW_TRACKING_URI: {uri!r} does not answer: run 'encnet stack up', or check the address and "
-            f"MLFLOW_TRACKING_USERNAME / MLFLOW_TRACKING_PASSWORD ({first_line(error)})"
+            f"MLFLOW_TRACKING_USERNAME / MLFLOW_TRACKING_PASSWORD ({_reason(error)})"
         ) from None
     mlflow.set_tracking_uri(uri)
     return client
+
+
+def explain(error: Exception, what: str) -> TrackingError:
+    """`error` of a call about `what` as one of ours: Unreachable or Refused where that is sure, else TrackingError."""
+    answer = getattr(error, "response", None)  # of requests, for artifacts
+    status = error.get_http_status_code() if isinstance(error, RestException) else getattr(answer, "status_code", 0)
+    kind = TrackingError
+    if status in (0, 408, 429) or status >= 500:
+        kind = Unreachable
+    elif status in (400, 413):
+        kind = Refused
+    return kind(f"MLflow at {os.environ.get('MLFLOW_TRACKING_URI')}: {what}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Why a call failed, in words; of requests' many words for a missing answer only the kind."""
+    cause = error.__context__ if isinstance(error, MlflowException) else None
+    return f"no answer, {type(cause).__name__}" if isinstance(cause, OSError) else first_line(error)
+
+
+def patiently(action: Callable[[], T], what: str, patience_s: float, pause_s: float = 5.0) -> T:
+    """What `action` gives; where MLflow does not answer, it is tried again for up to `patience_s`.
+
+    `action` must be one that can be done twice. `what` it does is told. Raises what it raised last.
+    """
+    deadline, told = time.monotonic() + patience_s, False
+    while True:
+        try:
+            with overridden(_ONE_RETRY):
+                return action()
+        except (Unreachable, NoServer) as error:
+            if time.monotonic() + pause_s > deadline:
+                raise
+            if not told:
+                _logger.warning("%s: %s: trying again for %.0f s", what, first_line(error), patience_s)
+                told = True
+        time.sleep(pause_s)
 
 
 def open_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
@@ -66,18 +128,8 @@ def open_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mapp
                 client.update_run(runs[0].info.run_id, status="RUNNING")
                 return str(runs[0].info.run_id)
     except MlflowException as error:
-        raise TrackingError(f"MLflow: the run {name!r} could not be found: {first_line(error)}") from error
+        raise explain(error, f"the run {name!r} could not be found") from error
     return new_run(client, experiment, name, {RUN_TAG: name, **tags})
-
-
-def git_commit() -> str:
-    """The commit that this code is at: from the checkout, or as the submitter of a job passed it; else 'unknown'."""
-    if "ENCNET_GIT_COMMIT" in os.environ:
-        return os.environ["ENCNET_GIT_COMMIT"]
-    here = Path(__file__).resolve().parent
-    done = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    return done.stdout.strip() or "unknown"
 
 
 def new_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
@@ -87,7 +139,7 @@ def new_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mappi
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, tags=_TRAINING)
         return str(client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id)
     except MlflowException as error:
-        raise TrackingError(f"MLflow: the run {name!r} could not be opened: {first_line(error)}") from error
+        raise explain(error, f"the run {name!r} could not be opened") from error
 
 
 def score_version(
@@ -120,7 +172,7 @@ def score_version(
         for key, text in tags.items():
             client.set_model_version_tag(name, version, key, text)
     except MlflowException as error:
-        raise TrackingError(f"MLflow: {name} version {version} could not be scored: {first_line(error)}") from error
+        raise explain(error, f"{name} version {version} could not be scored") from error
 
 
 def short_digest(digest: str) -> str:
@@ -134,49 +186,32 @@ def run_url(client: mlflow.MlflowClient, run_id: str) -> str:
     return f"{client.tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-class _Monitor(SystemMetricsMonitor):
-    """Logs the last, unfinished interval too: a run of a few seconds would have no system metrics otherwise."""
+class Tracker:
+    """Writes to one MLflow run. Raises TrackingError (Unreachable, Refused) where that fails."""
 
-    def monitor(self) -> None:
-        """Collect and log until the run ends."""
-        super().monitor()
-        try:
-            if rest := self.aggregate_metrics():
-                self.publish_metrics(rest)
-        except MlflowException as error:
-            _logger.warning("MLflow: the last system metrics of the run are lost: %s", first_line(error))
-
-
-class Tracker(AbstractContextManager["Tracker"]):
-    """Writes to one MLflow run; system metrics of this node are logged while it is open."""
-
-    def __init__(self, run_id: str, *, system_metrics: bool = False, node: str | None = None) -> None:
+    def __init__(self, run_id: str) -> None:
         self.client = connect()
         self.run_id = run_id
-        self._monitor = (
-            _Monitor(run_id, sampling_interval=5, resume_logging=True, node_id=node) if system_metrics else None
-        )
 
-    def __enter__(self) -> Tracker:
-        if self._monitor:
-            self._monitor.start()
-        return self
+    def log_config(self, values: Mapping[str, Any], tags: Mapping[str, str]) -> list[str]:
+        """Log the resolved configuration as `config.json` and its leaves as parameters, beside `tags`.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._monitor:
-            self._monitor.finish()
-
-    def log_config(self, values: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Log the resolved configuration as `config.json` and its leaves as parameters."""
-        flat = {name: str(value)[:6000] for name, value in _flatten(values)}
-        known = self.client.get_run(self.run_id).data.params
-        params = [Param(name, value) for name, value in flat.items() if name not in known]
+        Those of a run that was begun before stay as they were: the tag CHANGED says what is otherwise now, and it is
+        returned: "workers.num: 2 -> 4". `config.json` is always the one in force.
+        """
+        flat = {name: str(value)[:_MAX_VALUE] for name, value in _flatten(values)}
+        run = self._data()
+        params = [Param(name, value) for name, value in flat.items() if name not in run.params]
         for first in range(0, len(params), 100):
             self._call("log_batch", self.run_id, params=params[first : first + 100])
-        self._call("log_batch", self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        before, now = {**run.tags, **run.params}, {**tags, **flat}
+        changed = [
+            f"{name}: {before[name]} -> {value}" for name, value in now.items() if before.get(name, value) != value
+        ]
+        noted = {CHANGED: "; ".join(changed) or "nothing"} if changed or CHANGED in run.tags else {}
+        self.set_tags({name: value for name, value in tags.items() if name not in run.tags} | noted)
         self.log_text(json.dumps(values, indent=2), "config.json")
+        return changed
 
     def log_metrics(self, points: Mapping[int, Mapping[str, float]]) -> None:
         """Log step -> name -> value, in as few requests as the server allows. NaN (an absent class) is left out."""
@@ -200,39 +235,65 @@ class Tracker(AbstractContextManager["Tracker"]):
         entry = DatasetInput(data_set._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
         self._call("log_inputs", self.run_id, datasets=[entry])
 
-    def log_picture(self, picture: np.ndarray, name: str, step: int) -> None:
-        """Log an (H, W, 3) uint8 picture as artifact images/step_0000120/NAME.png.
-
-        Not by key and step: the UI then buries it in a chart under the run's parameters.
-        """
-        self._call("log_image", self.run_id, picture, artifact_file=f"images/step_{step:07d}/{name}.png")
-
     def log_text(self, text: str, path: str) -> None:
         """Log a text file as artifact `path`."""
         self._call("log_text", self.run_id, text, path)
 
-    def log_table(self, columns: Mapping[str, list[Any]], path: str) -> None:
-        """Log a table (column -> values) as artifact `path`, shown in the UI."""
-        self._call("log_table", self.run_id, dict(columns), path)
+    def log_table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
+        """Log a table (column -> values) as artifact `path`, shown in the UI, in place of what is there.
+
+        MLflow's own call adds rows to a table that is there: a resumed run's would be in it twice.
+        """
+        rows = [[_shown(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
+        self.log_text(json.dumps({"columns": list(columns), "data": rows}), path)
+        known = json.loads(self._data().tags.get(_TABLES, "[]"))
+        if path not in {entry["path"] for entry in known}:
+            self.set_tags({_TABLES: json.dumps([*known, {"path": path, "type": "table"}])})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        self._call("log_batch", self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        self._call("log_batch", self.run_id, tags=[RunTag(name, value[:_MAX_VALUE]) for name, value in tags.items()])
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run as FINISHED, FAILED or KILLED."""
-        self._call("set_terminated", self.run_id, status=status)
+        """End the run as FINISHED, FAILED or KILLED; tried for seconds only, since little is lost without."""
+        with overridden(_FEW_RETRIES):
+            self._call("set_terminated", self.run_id, status=status)
 
-    def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
+    def _data(self) -> RunData:
+        data: RunData = self._call("get_run", self.run_id).data
+        return data
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            getattr(self.client, method)(*args, **kwargs)
-        except MlflowException as error:
-            raise TrackingError(f"MLflow: {method} for run {self.run_id} failed: {first_line(error)}") from error
+            return getattr(self.client, method)(*args, **kwargs)
+        except (MlflowException, OSError) as error:  # of requests, for artifacts
+            raise explain(error, f"{method} for run {self.run_id} failed") from error
+
+
+def log_events(run_id: str, events: Sequence[Event]) -> None:
+    """Show the timeline of a run as the table `events.json`, whole each time.
+
+    Raises TrackingError or NoServer, within seconds.
+    """
+    columns: dict[str, list[Any]] = {
+        "time (UTC)": [f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S}" for event in events],
+        "step": ["" if event.step is None else event.step for event in events],
+        "event": [event.kind for event in events],
+        "workers": [event.workers or "" for event in events],
+        "detail": [event.detail for event in events],
+    }
+    with overridden(_FEW_RETRIES):
+        Tracker(run_id).log_table(columns, EVENTS)
 
 
 def metric_name(name: str) -> str:
     """`name` with the characters that MLflow refuses replaced."""
     return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def _shown(cell: Any) -> Any:
+    """A cell of a table as the UI can read it: JSON has no NaN."""
+    return None if isinstance(cell, float) and np.isnan(cell) else cell
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

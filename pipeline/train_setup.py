@@ -1,4 +1,4 @@
-"""What a worker holds while it trains, built at step 0 or where the latest checkpoint left off."""
+"""What a worker holds while it trains, as it is at step 0."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import ray.train.torch
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import encnet
-from pipeline.checkpoint import RunState, load_checkpoint
+from pipeline.checkpoint import RunState
 from pipeline.config import RunConfig
+from pipeline.ema import WeightAverage
 from pipeline.loader import TrainLoader
 from pipeline.node_cache import NodeCache
-from pipeline.optim import build_optimizer
+from pipeline.optim import build_optimizer, freeze
 from pipeline.order import Order, plan_blocks
+from pipeline.outbox import Outbox
 from pipeline.shards import DatasetInfo, ShardIndex, read_dataset, read_index
+from pipeline.start_weights import load_start_weights
 from pipeline.storage import Store, open_store
-from pipeline.tracking import Tracker
 from pipeline.world import World
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,17 +40,19 @@ class Worker:
     dataset: DatasetInfo
     train_index: ShardIndex
     val_index: ShardIndex
-    net: nn.Module
+    net: encnet.SegmentationNet
     model: nn.Module
-    """`net` as trained: wrapped in DDP where there are several workers."""
+    """`net` as trained: compiled where the recipe says so, wrapped in DDP where there are several workers."""
+    ema: WeightAverage | None
+    """The moving average of `net`; None without `optim.ema_decay`."""
     loss: encnet.SegmentationLoss
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     state: RunState
     board: Any
     """Handle of the actor that shows progress; None shows nothing."""
-    tracker: Tracker | None
-    """Only on rank 0."""
+    outbox: Outbox | None = None
+    """Takes what is logged; only on rank 0."""
 
     def autocast(self) -> torch.autocast:
         precision = self.config.precision
@@ -60,31 +63,28 @@ class Worker:
         images = images.to(self.device, non_blocking=True)
         return encnet.normalize(images, memory_format(self.device, self.config))
 
+    @property
+    def result(self) -> encnet.SegmentationNet:
+        """The network that is validated and registered: the averaged one where there is one."""
+        return self.net if self.ema is None else self.ema.net
+
     def post(self, **facts: Any) -> None:
         """Show progress; never waits."""
         if self.board is not None and self.world.rank == 0:
             self.board.post.remote(facts)
 
+    def note(self, kind: str, detail: str, step: int) -> None:
+        """Put something into the run's timeline; never waits."""
+        if self.board is not None and self.world.rank == 0:
+            self.board.note.remote(kind, detail, step)
 
-def setup(config: RunConfig, world: World, board: Any) -> Worker:
-    """Build everything, at step 0 or where the latest checkpoint left off."""
-    torch.manual_seed(config.seed)
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(config.workers.cpus)
+
+def setup(config: RunConfig, world: World, device: torch.device, board: Any = None) -> Worker:
+    """Build everything, as it is at step 0 with random weights."""
     store = open_store(config.data.uri)
     dataset = read_dataset(store)
-    net = encnet.build_model(config.model).to(device)
-    net = encnet.convert_sync_batchnorm(net.to(memory_format=memory_format(device, config)))  # type: ignore[call-overload]
-    optimizer = build_optimizer(net, config.optim)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    state = RunState(
-        seed=config.seed, data_digest=dataset.digest, batch_size=config.optim.batch_size, config=config.to_dict()
-    )
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            state = load_checkpoint(Path(folder), net, optimizer, scaler, state, device)
+    net = build_net(config, device)
+    ema = WeightAverage(net, config.optim.ema_decay) if config.optim.ema_decay else None
     loss = encnet.SegmentationLoss(
         aux_weight=config.loss.aux_weight,
         se_weight=config.loss.se_weight,
@@ -101,20 +101,52 @@ def setup(config: RunConfig, world: World, board: Any) -> Worker:
         train_index=read_index(store, config.data.train_split),
         val_index=read_index(store, config.data.val_split),
         net=net,
-        model=_distribute(net, world),
+        model=_distribute(_compiled(net) if config.compile else net, world),
+        ema=ema,
         loss=loss,
-        optimizer=optimizer,
-        scaler=scaler,
-        state=state,
+        optimizer=build_optimizer(net, config.optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
+        state=RunState(
+            seed=config.seed, data_digest=dataset.digest, batch_size=config.optim.batch_size, config=config.to_dict()
+        ),
         board=board,
-        tracker=None,
     )
 
 
+def build_net(config: RunConfig, device: torch.device) -> encnet.SegmentationNet:
+    """The network with the recipe's random weights, the same on every device, synchronized and frozen as it trains."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = encnet.build_model(config.model)
+    net = net.to(device=device, memory_format=memory_format(device, config))  # type: ignore[call-overload]
+    net = encnet.convert_sync_batchnorm(net)
+    freeze(net, config.optim)
+    return net
+
+
+def begin(worker: Worker) -> None:
+    """Take the start weights that the recipe names, on all ranks; the run's timeline says what was loaded.
+
+    For a run at step 0, never for one that is resumed. Raises InputError for weights that can't be used.
+    """
+    if not worker.config.start_weights:
+        return
+    if worker.world.rank == 0:
+        for note in load_start_weights(worker.net, worker.config.start_weights):
+            worker.note("start weights", note, 0)
+    if worker.world.size > 1:
+        for tensor in worker.net.state_dict().values():
+            dist.broadcast(tensor, src=0)
+    if worker.ema is not None:
+        worker.ema.restart(worker.net)
+
+
 def memory_format(device: torch.device, config: RunConfig) -> torch.memory_format:
-    """The faster layout of feature maps: on CPUs, float32 convolutions take 1.3 times as long in channels_last."""
-    on_cpu = device.type == "cpu" and config.precision == "float32"
-    return torch.contiguous_format if on_cpu else torch.channels_last
+    """The layout of feature maps. auto is the faster: on CPUs, float32 convolutions take 1.3 times as long in
+    channels_last."""
+    slower = device.type == "cpu" and config.precision == "float32"
+    chosen = not slower if config.channels_last == "auto" else config.channels_last == "yes"
+    return torch.channels_last if chosen else torch.contiguous_format
 
 
 def class_weights(config: RunConfig, dataset: DatasetInfo) -> Tensor | None:
@@ -124,6 +156,12 @@ def class_weights(config: RunConfig, dataset: DatasetInfo) -> Tensor | None:
     pixels = torch.tensor(dataset.splits[config.data.train_split].class_pixels, dtype=torch.float64)
     weights = 1.0 / torch.log(1.02 + pixels / pixels.sum())
     return (weights / weights.mean()).float()
+
+
+def _compiled(net: nn.Module) -> nn.Module:
+    """`net` compiled for training; its weights, and what is validated and stored, stay those of `net` itself."""
+    compiled: nn.Module = torch.compile(net)  # type: ignore[assignment]
+    return compiled
 
 
 def _distribute(net: nn.Module, world: World) -> nn.Module:

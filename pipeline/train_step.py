@@ -10,21 +10,34 @@ from torch.nn.parallel import DistributedDataParallel
 
 import encnet
 from pipeline.loader import Batch
-from pipeline.optim import learning_rate_factor, set_learning_rate
+from pipeline.optim import set_learning_rate, trained
 from pipeline.train_setup import Worker
 
 
-def base_lr(worker: Worker, step: int, steps: int) -> float:
-    """The base learning rate at a step."""
-    optim = worker.config.optim
-    return optim.lr * learning_rate_factor(step, steps, power=optim.power, warmup_steps=optim.warmup_steps)
-
-
 def train_step(worker: Worker, step: int, lr: float, micro_batches: list[Batch]) -> Tensor:
-    """One optimizer step over the global batch; returns this rank's share (4,) of total, pixel, aux and SE loss."""
-    optim = worker.config.optim
+    """One optimizer step over the global batch.
+
+    Returns this rank's share (5,) of total, pixel, auxiliary and SE loss and of the gradient's norm before clipping:
+    summed over ranks they are those of the global batch. In fp16 a norm that is not finite means that the step was
+    skipped; in other precisions that the weights are spoiled: what `Meter.flush` finds before anything is kept.
+    """
     set_learning_rate(worker.optimizer, lr)
     worker.optimizer.zero_grad(set_to_none=True)
+    losses = _accumulate(worker, step, micro_batches)
+    worker.scaler.unscale_(worker.optimizer)
+    norm = _clip(worker)
+    worker.scaler.step(worker.optimizer)
+    worker.scaler.update()
+    if worker.ema is not None:
+        worker.ema.update(worker.net, step)
+    return torch.cat([losses, norm.reshape(1) / worker.world.size])
+
+
+def _accumulate(worker: Worker, step: int, micro_batches: list[Batch]) -> Tensor:
+    """Add the gradients of all micro-batches up; returns this rank's share (4,) of the losses.
+
+    A micro-batch is BatchNorm's group; the losses are normalised over the global batch.
+    """
     sizes = [len(batch.labels) for batch in micro_batches]
     parts = torch.zeros(4, device=worker.device)
     every_label = torch.cat([batch.labels for batch in micro_batches]).to(worker.device, non_blocking=True)
@@ -42,9 +55,13 @@ def train_step(worker: Worker, step: int, lr: float, micro_batches: list[Batch])
             # The parts of all ranks add up to the global loss, and DDP takes the mean over ranks: hence the factor.
             worker.scaler.scale(loss.total * worker.world.size).backward()
         parts += torch.stack(loss).detach()
-    if optim.grad_clip:
-        worker.scaler.unscale_(worker.optimizer)
-        nn.utils.clip_grad_norm_(worker.net.parameters(), optim.grad_clip)
-    worker.scaler.step(worker.optimizer)
-    worker.scaler.update()
     return parts
+
+
+def _clip(worker: Worker) -> Tensor:
+    """The norm of the global batch's gradient, the same on all ranks; clips the gradient where the recipe says so."""
+    parameters = list(trained(worker.net))
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if worker.config.optim.grad_clip:
+        nn.utils.clip_grads_with_norm_(parameters, worker.config.optim.grad_clip, norm)
+    return norm

@@ -1,4 +1,4 @@
-"""Validation in the middle of a run: the confusion matrix of the whole split, and pictures of its first samples."""
+"""Validation in the middle of a run: the confusion matrix of the whole split, and pictures of some samples."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ def validate(worker: Worker) -> encnet.ConfusionMatrix:
 def _predict(worker: Worker, images: Tensor) -> Tensor:
     """uint8 images (B, H, W, 3) -> class ids (B, H, W)."""
     with worker.autocast():
-        return encnet.predict_classes(worker.net, worker.normalize(images))
+        return encnet.predict_classes(worker.result, worker.normalize(images))
 
 
 @torch.inference_mode()
 def val_pictures(worker: Worker) -> list[np.ndarray]:
-    """The first few validation samples as (H, W', 3) pictures: image, truth, prediction, errors."""
+    """The same few validation samples each time, spread over the split, as (H', W', 3) uint8 pictures."""
+    index, wanted = worker.val_index, worker.config.validation.pictures
     pictures = []
-    first = EvalLoader(worker.store, worker.val_index, world=World(), lookahead=1)
-    for batch in islice(first, worker.config.validation.pictures):
+    spread = World(0, max(1, len(index) // max(1, wanted)))  # the share of one rank of so many: every so-manyth sample
+    for batch in islice(EvalLoader(worker.store, index, world=spread, lookahead=1), wanted):
         prediction = _predict(worker, batch.images)[0].cpu().numpy()
-        image, truth = batch.images[0].numpy(), batch.labels[0].numpy()
-        pictures.append(sample_picture(image, truth, prediction, worker.dataset.palette))
+        image, truth, key = batch.images[0].numpy(), batch.labels[0].numpy(), str(index.keys[int(batch.sample_ids[0])])
+        pictures.append(sample_picture(key, image, truth, prediction, worker.dataset.classes, worker.dataset.palette))
     return pictures

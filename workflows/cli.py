@@ -1,6 +1,7 @@
 """The `encnet` command: one verb a module, loaded when it is asked for.
 
-Exit codes: 0 success, 1 a run failed, 2 what was asked for is wrong (one line on stderr), 130 interrupted.
+Exit codes: 0 success, 1 a run failed, 2 what was asked for is wrong (one line on stderr), 130 interrupted,
+143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NoReturn
 import click
 
 from infra.local import settings
+from pipeline.errors import Interrupted
 
 _VERBS = {
     "demo": ("workflows.demo:demo", "The whole story on the embedded stack, in minutes."),
@@ -66,6 +68,8 @@ def main() -> NoReturn:
         _fail(f"{where}: {error.format_message()}", 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
+    except Interrupted as stopped:
+        _fail(str(stopped), stopped.exit_code)
     except Exception as error:
         # Which errors are the user's and which the run's is told by the classes that the packages define.
         from infra.local.errors import StackError, StackInputError

@@ -30,6 +30,8 @@ _NOISY = (
     "ray._private.runtime_env.packaging",
 )
 _RAYS_OWN_LINE = re.compile(r"\S+ \S+\tINFO job_manager\.py:\d+ -- ")
+STOP_WITHIN_S = 120
+"""How long a job that is stopped may take to write its checkpoint before it is killed."""
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -45,7 +47,7 @@ def submit(verb: tuple[str, ...], address: str | None, no_follow: bool) -> None:
     encnet submit --address https://cluster:8265 -- evaluate models:/encnet-camvid@candidate --data ...
 
     The job runs this installation's code with the credentials of the cluster's own environment: none travel with it.
-    Its exit code is this command's. Ctrl-C stops the job.
+    Its exit code is this command's. Ctrl-C stops the job; a run that trains writes a checkpoint first.
     """
     client = connect(address)
     job_id = submit_job(client, verb)
@@ -94,7 +96,7 @@ def _contact(url: str) -> dict[str, str]:
 
 def submit_job(client: Any, verb: Sequence[str]) -> str:
     """Submit `encnet VERB ...` and return the job's id."""
-    from pipeline.tracking import git_commit
+    from pipeline.provenance import git_commit
 
     with tempfile.TemporaryDirectory(prefix="encnet-job-") as folder:
         stage(Path(folder))
@@ -103,7 +105,11 @@ def submit_job(client: Any, verb: Sequence[str]) -> str:
                 entrypoint=shlex.join(["python", "-m", "workflows.cli", *verb]),
                 runtime_env={
                     "working_dir": folder,
-                    "env_vars": {"ENCNET_GIT_COMMIT": git_commit(), "PYTHONUNBUFFERED": "1"},
+                    "env_vars": {
+                        "ENCNET_GIT_COMMIT": git_commit(),
+                        "PYTHONUNBUFFERED": "1",
+                        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WITHIN_S),
+                    },
                 },
                 metadata={"verb": " ".join(verb[:2])},
             )
@@ -117,12 +123,25 @@ def stage(folder: Path) -> None:
 
 
 def follow_job(client: Any, job_id: str, show: Callable[[str], object]) -> int:
-    """Show each line of the job's log as it comes; return the job's exit code. An interrupt stops the job."""
+    """Show each line of the job's log as it comes; return the job's exit code.
+
+    An interrupt stops the job, shows what it still has to say and is raised again; a second one does not wait for that.
+    """
+    shown: list[str] = []
+
+    def keep(line: str) -> None:
+        shown.append(line)
+        show(line)
+
     try:
-        asyncio.run(_follow(client, job_id, show))
+        asyncio.run(_follow(client, job_id, keep))
     except KeyboardInterrupt:
         client.stop_job(job_id)
-        click.echo(f"job {job_id} stopped", err=True)
+        click.echo(f"job {job_id} is asked to stop; a run that trains writes a checkpoint first", err=True)
+        _ended(client, job_id, STOP_WITHIN_S)
+        rest = [line for line in client.get_job_logs(job_id).splitlines() if not _RAYS_OWN_LINE.match(line)]
+        for line in rest[len(shown) :]:
+            show(line)
         raise
     return _exit_code(client, job_id)
 
@@ -138,14 +157,17 @@ async def _follow(client: Any, job_id: str, show: Callable[[str], object]) -> No
         show(rest)
 
 
+def _ended(client: Any, job_id: str, within_s: float) -> Any:
+    """What is known of a job once it has ended, or after `within_s`."""
+    until = time.monotonic() + within_s
+    while not (info := client.get_job_info(job_id)).status.is_terminal() and time.monotonic() < until:
+        time.sleep(0.2)
+    return info
+
+
 def _exit_code(client: Any, job_id: str) -> int:
     """The job's own exit code. Raises PipelineError for a job that never got as far as having one."""
-    info = client.get_job_info(job_id)
-    for _ in range(50):  # the log ends a moment before the job is marked ended
-        if info.status.is_terminal():
-            break
-        time.sleep(0.2)
-        info = client.get_job_info(job_id)
+    info = _ended(client, job_id, within_s=10.0)  # the log ends a moment before the job is marked ended
     if info.status.value == "SUCCEEDED":
         return 0
     if info.driver_exit_code is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from pipeline.config import RunConfig, field_help
 from pipeline.errors import InputError, did_you_mean
 from workflows.recipes import RECIPES
 
-_SHORT = {"data": "data.uri", "num_workers": "workers.num"}
+_SHORT = {"data": "data.uri"}
 
 
 def field_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,37 +40,73 @@ def recipe_list() -> str:
     return "\b\nRecipes:\n" + "\n".join(lines)
 
 
+def changed_fields(options: dict[str, str | None]) -> dict[str, str]:
+    """The fields that the command line sets, by dotted name. --num-workers 1:4 sets two of them."""
+    given = {name: value for name, value in options.items() if value is not None}
+    workers: dict[str, str] = {}
+    if number := given.pop("num_workers", None):
+        least, _, most = number.rpartition(":")
+        workers = {"workers.least": least or "0", "workers.num": most}
+    return workers | {_SHORT.get(name, name.replace("__", ".")): value for name, value in given.items()}
+
+
+def resumed(name: str, recipe: str | None, changes: dict[str, str]) -> RunConfig:
+    """The configuration to go on with the run called `name` with. Raises InputError."""
+    from pipeline.resume import resumed_config, stored_config
+
+    storage = changes.pop("storage", "") or os.environ.get("ENCNET_STORAGE", "")
+    if not storage:
+        raise InputError("storage: empty: run 'encnet stack up', or give --storage s3://BUCKET/PREFIX or a folder")
+    if changes.pop("name", name) != name:
+        raise InputError("name: a run that is resumed keeps its name: leave --name out, or --resume")
+    stored = stored_config(storage, name)
+    if recipe and recipe != stored.recipe:
+        raise InputError(f"RECIPE: {recipe!r}, but the run {name!r} is one of {stored.recipe!r}: leave it out")
+    return resumed_config(replace(stored, storage=storage), changes)
+
+
 @click.command(epilog=recipe_list())
-@click.argument("recipe")
+@click.argument("recipe", required=False)
 @click.option("--data", metavar="URI", help="The data set: s3://BUCKET/PREFIX or a folder. Same as --data.uri.")
-@click.option("--num-workers", metavar="N", help="Number of Ray Train workers. Same as --workers.num.")
-@click.option("--resume", is_flag=True, help="Go on with the run called --name from its latest checkpoint.")
-@click.option("--dry-run", is_flag=True, help="Check everything, print the resolved configuration and stop.")
+@click.option("--num-workers", metavar="N|MIN:MAX", help="Number of Ray Train workers, or the fewest and the most.")
+@click.option("--resume", metavar="NAME", help="Go on with the run of that name from its newest checkpoint.")
+@click.option("--dry-run", is_flag=True, help="Show what the run would do, check all that it needs, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object, last on stdout.")
 @field_options
-def train(recipe: str, resume: bool, dry_run: bool, as_json: bool, **options: str | None) -> None:
+def train(recipe: str | None, resume: str | None, dry_run: bool, as_json: bool, **options: str | None) -> None:
     """Train RECIPE on the Ray cluster; register the best weights as the candidate.
 
     \b
     encnet train context_scenes_r18 --data s3://encnet/data/context-scenes
     encnet train camvid_r18 --data s3://encnet/data/camvid --num-workers 2 --optim.epochs 50
+    encnet train --resume camvid_r18-1123-081500
 
     Any field of the recipe can be set: the options below are all of them. An option that is not given keeps the
     recipe's value.
+
+    --num-workers 1:4 trains on as many of up to four workers as the cluster has room for, and on more or fewer when
+    that changes. SIGTERM or Ctrl-C writes a checkpoint and leaves; --resume goes on from there, or from the newest
+    checkpoint, with the stored configuration. Of its fields only those can be set that do not change the result:
+    workers.*, checkpoint.*, and how data is read.
     """
-    changes = {_SHORT.get(name, name.replace("__", ".")): value for name, value in options.items() if value is not None}
-    config = recipe_config(recipe, changes)
-    if resume and not config.name:
-        raise InputError("resume: which run? give its --name")
+    if not (recipe or resume):
+        raise InputError(f"RECIPE: missing: name one of {', '.join(RECIPES)}, or a run with --resume")
+    changes = changed_fields(options)
+    config = recipe_config(recipe, changes) if recipe and not resume else None
+    if dry_run:
+        from workflows.dry_run import show
+
+        show(config or resumed(resume or "", recipe, changes), resume=bool(resume), as_json=as_json)
+        return
     settings.require({"mlflow", "ray"})
     from pipeline import launch  # Ray and torch take seconds to import: not for a usage error
 
-    config, _ = launch.resolve(config)
-    if dry_run:
-        click.echo(json.dumps(config.to_dict(), indent=2))
-        return
-    click.echo(f"run {config.name} on {config.data.uri}, {config.workers.num} workers", err=True)
-    result = launch.run_training(config, resume=resume)
+    config, _ = launch.resolve(config or resumed(resume or "", recipe, changes))
+    workers = config.workers
+    number = f"{workers.fewest} to {workers.num}" if workers.fewest < workers.num else f"{workers.num}"
+    number += " worker" if number == "1" else " workers"
+    click.echo(f"run {config.name} on {config.data.uri}, {number}", err=True)
+    result = launch.run_training(config, resume=bool(resume))
     click.echo(f"validation mIoU {100 * result.miou:.2f} % after {result.steps} steps", err=True)
     click.echo(f"model  {result.model_uri}  (alias candidate)\nrun    {result.run_url}", err=True)
     for line in result.bad_samples:

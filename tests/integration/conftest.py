@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
+from tests.integration.lone_mlflow import LoneMlflow, Proxy, lone_mlflow, proxy
 
 NUM_TRAIN, NUM_VAL = 16, 6
 BATCH_SIZE = 4
@@ -32,6 +35,33 @@ TINY = (
     "--json",
 )
 """A run of the real recipe, small enough to take seconds."""
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoneMlflow]:
+    """An MLflow server that a test may stop and start."""
+    with lone_mlflow(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+@pytest.fixture
+def way(mlflow_server: LoneMlflow, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The way to that server, as the code under test goes it."""
+    with proxy(mlflow_server.port) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        yield server
+
+
+@pytest.fixture
+def mlflow_client(mlflow_server: LoneMlflow) -> MlflowClient:
+    """The direct way to that server, to look at what came."""
+    return MlflowClient(mlflow_server.uri)
+
+
+@pytest.fixture
+def run_id(mlflow_client: MlflowClient) -> str:
+    """A run on that server."""
+    return str(mlflow_client.create_run("0").info.run_id)
 
 
 @dataclass(frozen=True)

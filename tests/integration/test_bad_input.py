@@ -68,7 +68,9 @@ def test_recipes_and_fields(command: Command, scenes: str) -> None:
     assert command.refusal(*RECIPE, data, "--precision=int8") == (
         "precision: 'int8': input should be 'float32', 'bf16' or 'fp16'"
     )
-    assert command.refusal(*RECIPE, data, "--resume") == "resume: which run? give its --name"
+    assert command.refusal("train").startswith("RECIPE: missing: name one of context_scenes_r18, ")
+    assert command.refusal("train", "--resume=none").startswith("resume: no run 'none' in s3://encnet/runs: ")
+    assert command.refusal("train", "--resume=none", "--name=other").startswith("name: a run that is resumed keeps")
 
 
 def test_data_sets(command: Command, scenes: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking import git_commit
+from pipeline.provenance import git_commit
 from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
 from tests.integration.conftest import STEPS, TINY, Trained
@@ -69,6 +69,7 @@ def test_a_job_s_record_shows_no_secret(failed: tuple[int, str, str], stack: Run
         record = response.read().decode()
     info = json.loads(record)
     assert info["entrypoint"] == "python -m workflows.cli train camvid_r81"
-    assert set(info["runtime_env"]["env_vars"]) == {"ENCNET_GIT_COMMIT", "PYTHONUNBUFFERED"}
+    sent = {"ENCNET_GIT_COMMIT", "PYTHONUNBUFFERED", "RAY_JOB_STOP_WAIT_TIME_S"}
+    assert set(info["runtime_env"]["env_vars"]) == sent
     assert not [secret for secret in (stack.environment["AWS_SECRET_ACCESS_KEY"], token) if secret in record]
     assert info["runtime_env"]["working_dir"].startswith("gcs://")

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from pipeline.config import RunConfig
 from pipeline.datasets import context_scenes
+from pipeline.lettering import GAP, LINE
 from pipeline.shards import DatasetInfo, read_dataset
 from pipeline.storage import open_store
 from pipeline.transforms import decode_image
@@ -78,6 +79,8 @@ def test_the_run_s_points_are_those_of_its_losses(trained: Trained, client: Mlfl
         assert summed == pytest.approx(total, rel=1e-4)
     assert points("train/lr")[STEPS] == pytest.approx(LEARNING_RATE * (1 / STEPS) ** 0.9)
     assert all(rate > 0 for rate in points("train/images_per_s").values())
+    assert points("train/world_size") == dict.fromkeys(expected, 2)
+    assert all(norm > 0 for norm in points("train/grad_norm").values())
     scores = points("val/miou")
     assert sorted(scores) == [PER_EPOCH, STEPS]
     assert points("val/best_miou") == {step: miou for step, miou in scores.items() if miou == trained.result["miou"]}
@@ -96,7 +99,9 @@ def test_the_run_holds_all_that_tells_what_it_was(
     assert (config.optim.max_steps, config.workers.num, config.augment.crop_size) == (STEPS, 2, (64, 64))
     assert run.data.params["optim.lr"] == str(LEARNING_RATE)
     assert run.data.params["model.backbone"] == "resnet18"
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", run.data.tags["mlflow.source.git.commit"])
+    assert re.fullmatch(r"[0-9a-f]{40}|unknown", run.data.tags["mlflow.source.git.commit"])
+    assert run.data.tags["git dirty"] in ("yes", "no")
+    assert run.data.tags["torch"].startswith("2.")
     assert run.data.tags["data set digest"] == dataset.digest
     assert run.inputs is not None
     (used,) = run.inputs.dataset_inputs
@@ -119,46 +124,54 @@ def test_predictions_are_shown_as_pictures(trained: Trained, client: MlflowClien
         item.path for step in (PER_EPOCH, STEPS) for item in client.list_artifacts(run_id, f"images/step_{step:07d}")
     }
     last = f"images/step_{STEPS:07d}"
-    assert files == {f"images/step_{PER_EPOCH:07d}/val_{n}.png" for n in (0, 1)} | {
-        f"{last}/val_{n}.png" for n in (0, 1)
-    }
+    assert files == {f"images/step_{step:07d}/val_{n:02d}.png" for step in (PER_EPOCH, STEPS) for n in (0, 1)}
     picture = decode_image(
-        Path(client.download_artifacts(run_id, f"{last}/val_0.png", str(tmp_path))).read_bytes(), "png"
+        Path(client.download_artifacts(run_id, f"{last}/val_00.png", str(tmp_path))).read_bytes(), "png"
     )
     first = context_scenes.samples("val", 1, seed=0)[0]
     image = decode_image(first.image, "jpg")
     height, width, _ = image.shape
-    assert picture.shape == (height, 4 * width + 12, 3)
-    assert (picture[:, :width] == image).all()
+    every = -(-240 // width)  # small ones are shown larger
+    assert (picture[LINE : LINE + height * every : every, : width * every : every] == image).all()
+    assert picture.shape[1] == 2 * width * every + GAP
 
 
 def test_checkpoints_are_on_s3(trained: Trained, stack: RunningStack) -> None:
     s3 = boto3.session.Session().client("s3", endpoint_url=stack.environment["AWS_ENDPOINT_URL"])
-    listed = s3.list_objects_v2(Bucket="encnet", Prefix="runs/tiny/")["Contents"]
-    names = {item["Key"].removeprefix("runs/tiny/") for item in listed}
+    folder = "runs/tiny/checkpoints/"
+    listed = s3.list_objects_v2(Bucket="encnet", Prefix=folder)["Contents"]
+    names = {item["Key"].removeprefix(folder) for item in listed}
     last = f"step_{STEPS:07d}"
-    assert {f"{last}/weights.safetensors", f"{last}/optimizer.pt", f"{last}/state.json"} <= names
-    state = json.loads(s3.get_object(Bucket="encnet", Key=f"runs/tiny/{last}/state.json")["Body"].read())
+    files = ("weights.safetensors", "optimizer.pt", "state.json")
+    assert names == {f"{step}/{file}" for step in (f"step_{PER_EPOCH:07d}", last) for file in files}
+    state = json.loads(s3.get_object(Bucket="encnet", Key=f"{folder}{last}/state.json")["Body"].read())
     s3.close()
     assert (state["step"], state["samples"], state["losses"]) == (STEPS, STEPS * BATCH_SIZE, trained.result["losses"])
+    assert (state["ended"], set(state["files"])) == ("finished", set(files) - {"state.json"})
     assert state["config"]["name"] == "tiny"
 
 
-def test_the_best_weights_are_the_candidate(trained: Trained, client: MlflowClient, dataset: DatasetInfo) -> None:
+def test_the_best_weights_are_the_candidate(
+    trained: Trained, client: MlflowClient, dataset: DatasetInfo, tmp_path: Path
+) -> None:
     version = client.get_model_version_by_alias("encnet-tiny", "candidate")
     assert f"models:/encnet-tiny/{version.version}" == trained.result["model_uri"]
     assert version.run_id == trained.result["run_id"]
     assert float(version.tags["val/best_miou"]) == pytest.approx(trained.result["miou"], abs=1e-6)
     assert version.tags["data set digest"] == dataset.digest
     assert version.tags["run"] == "tiny"
-    assert f"val/best_miou {100 * trained.result['miou']:.2f} % on context-scenes" in (version.description or "")
+    card = Path(client.download_artifacts(trained.result["run_id"], "model_card.md", str(tmp_path))).read_text()
+    assert card.startswith(f"# encnet-tiny, version {version.version}\n")
+    assert f"**mIoU {100 * trained.result['miou']:.2f} % on val of context-scenes**" in card
+    assert all(f"| {name} | " in card for name in dataset.classes)
+    assert len(version.description or "") <= 5000
 
 
 def test_a_used_name_is_refused_and_nothing_touched(trained: Trained, client: MlflowClient, scenes: str) -> None:
     done = run_encnet(*TINY, f"--data={scenes}", "--name=tiny", f"--optim.max-steps={STEPS}")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "encnet: name: 'tiny' is used already: add --resume to go on, or choose another --name"
+        "encnet: name: 'tiny' is used already: go on with --resume tiny, or choose another --name"
     )
     assert client.get_run(trained.result["run_id"]).info.status == "FINISHED"
 

@@ -8,67 +8,70 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import encnet
-from pipeline.checkpoint import OPTIMIZER, STATE, WEIGHTS, RunState, load_checkpoint, read_state, save_checkpoint
-from pipeline.config import OptimConfig
-from pipeline.errors import InputError
-from pipeline.optim import build_optimizer
-
-CPU = torch.device("cpu")
-CONFIG = encnet.ModelConfig(num_classes=3, backbone="resnet18", output_stride=32, head_channels=16)
-STATE_NOW = RunState(
-    step=2, samples=4, seed=5, data_digest="abc", batch_size=2, config={"a": 1}, miou=0.25, losses=[1.5, 0.1]
+from pipeline.checkpoint import (
+    EMA,
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    BrokenCheckpoint,
+    RunState,
+    read_state,
+    write_snapshot,
 )
+from pipeline.errors import InputError, StorageError
+from tests.unit.pipeline.small_training import BEGUN, CONFIG, SmallTraining, tiny_snapshot
+
+STATE_NOW = replace(BEGUN, step=2, samples=4, miou=0.25, losses=[1.5, 0.1], points=[[2, 1, {"a": 0.5}]])
 
 
-class _Training:
-    """A small net with its optimizer."""
-
-    def __init__(self, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.net = encnet.build_model(CONFIG)
-        self.optimizer = build_optimizer(self.net, OptimConfig(lr=0.05, head_lr_factor=2.0))
-        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
-
-    def steps(self, first: int, stop: int) -> list[float]:
-        """The losses of steps [first, stop), whose inputs depend on the step only."""
-        losses = []
-        for step in range(first, stop):
-            images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(step))
-            encnet.set_dropout_key(self.net, 0, step, torch.arange(2))
-            self.optimizer.zero_grad()
-            loss = self.net(images).logits.square().mean()
-            loss.backward()
-            self.optimizer.step()
-            losses.append(loss.item())
-        return losses
-
-    def save(self, folder: Path, state: RunState = STATE_NOW) -> None:
-        save_checkpoint(folder, self.net, CONFIG, self.optimizer, self.scaler, state)
-
-    def load(self, folder: Path, expected: RunState = STATE_NOW) -> RunState:
-        return load_checkpoint(folder, self.net, self.optimizer, self.scaler, expected, CPU)
-
-
-def test_a_resumed_run_has_the_same_losses_to_the_last_bit(tmp_path: Path) -> None:
-    through = _Training(seed=0)
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_resumed_run_has_the_same_losses_to_the_last_bit(tmp_path: Path, averaged: bool) -> None:
+    through = SmallTraining(seed=0, averaged=averaged)
     through.steps(0, 2)
-    through.save(tmp_path)
-    resumed = _Training(seed=1)
-    assert resumed.load(tmp_path) == STATE_NOW
+    written = write_snapshot(tmp_path, through.snapshot(STATE_NOW))
+    resumed = SmallTraining(seed=1, averaged=averaged)
+    assert resumed.load(tmp_path) == written
     assert resumed.steps(2, 5) == through.steps(2, 5)
+    for one, other in zip(_averages(through), _averages(resumed), strict=True):
+        assert torch.equal(one, other)
+
+
+def _averages(training: SmallTraining) -> list[torch.Tensor]:
+    return list(training.ema.net.state_dict().values()) if training.ema else []
+
+
+def test_training_may_go_on_while_a_snapshot_is_written(tmp_path: Path) -> None:
+    at_once, later = tmp_path / "at_once", tmp_path / "later"
+    training = SmallTraining(averaged=True)
+    training.steps(0, 2)
+    snapshot = training.snapshot(STATE_NOW)
+    for folder in (at_once, later):
+        folder.mkdir()
+        state = write_snapshot(folder, snapshot)
+        training.steps(2, 4)
+    for name in (WEIGHTS, EMA):
+        before, after = load_file(at_once / name), load_file(later / name)
+        assert all(torch.equal(before[key], after[key]) for key in before | after), name
+    assert (at_once / OPTIMIZER).read_bytes() == (later / OPTIMIZER).read_bytes()
+    assert state.scored_weights == EMA
 
 
 def test_the_files_are_those_that_others_can_read(tmp_path: Path) -> None:
-    _Training(seed=0).save(tmp_path)
+    written = write_snapshot(tmp_path, SmallTraining().snapshot(STATE_NOW))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([WEIGHTS, OPTIMIZER, STATE])
-    assert read_state(tmp_path) == STATE_NOW
+    assert read_state(tmp_path) == written == replace(STATE_NOW, files=written.files)
+    assert {name: file.bytes for name, file in written.files.items()} == {
+        name: (tmp_path / name).stat().st_size for name in (WEIGHTS, OPTIMIZER)
+    }
     assert json.loads((tmp_path / STATE).read_text())["losses"] == [1.5, 0.1]
     saved = torch.load(tmp_path / OPTIMIZER, weights_only=True)
     assert set(saved) == {"optimizer", "scaler"}
     _, config = encnet.load_model(tmp_path / WEIGHTS)
     assert config == CONFIG
+    assert written.scored_weights == WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -80,11 +83,46 @@ def test_the_files_are_those_that_others_can_read(tmp_path: Path) -> None:
     ],
 )
 def test_another_order_of_samples_is_refused(tmp_path: Path, changed: dict[str, object], message: str) -> None:
-    _Training(seed=0).save(tmp_path)
-    other = _Training(seed=1)
+    write_snapshot(tmp_path, SmallTraining(seed=0).snapshot(STATE_NOW))
+    other = SmallTraining(seed=1)
     before = [parameter.detach().clone() for parameter in other.net.parameters()]
     with pytest.raises(InputError) as caught:
         other.load(tmp_path, replace(STATE_NOW, **changed))  # type: ignore[arg-type]
     assert str(caught.value) == message
     for was, parameter in zip(before, other.net.parameters(), strict=True):
         assert torch.equal(was, parameter.detach())
+
+
+@pytest.mark.parametrize(("was", "word"), [(True, "with"), (False, "without")])
+def test_averaged_weights_do_not_come_or_go_when_a_run_is_resumed(tmp_path: Path, was: bool, word: str) -> None:
+    write_snapshot(tmp_path, SmallTraining(averaged=was).snapshot())
+    with pytest.raises(InputError, match=f"^optim.ema_decay: the run to resume was started {word} averaged weights: "):
+        SmallTraining(averaged=not was).load(tmp_path)
+
+
+def test_a_state_that_was_changed_is_found_out() -> None:
+    text = STATE_NOW.to_json()
+    assert RunState.from_json(text) == STATE_NOW
+    for broken in (text.replace("0.25", "0.26"), text[:-5], "", "[]", "{}", '{"sha256": "x"}', "\0" * 100):
+        with pytest.raises(BrokenCheckpoint, match=r"^state\.json: "):
+            RunState.from_json(broken)
+    assert RunState.from_json(replace(STATE_NOW, miou=None, losses=[float("inf")]).to_json()).losses == [float("inf")]
+
+
+def test_the_best_score_and_how_long_ago_it_was() -> None:
+    state = BEGUN
+    seen = []
+    for step, miou in enumerate((0.0, 0.0, 0.3, 0.2, 0.3, 0.4), start=1):
+        state = replace(state, step=step).scored(miou)
+        seen.append((state.miou, state.best_miou, state.best_step, state.num_since_best))
+    assert seen == [
+        (0.0, 0.0, 1, 0), (0.0, 0.0, 1, 1), (0.3, 0.3, 3, 0), (0.2, 0.3, 3, 1), (0.3, 0.3, 3, 2), (0.4, 0.4, 6, 0),
+    ]  # fmt: skip
+
+
+def test_a_folder_that_can_not_take_it_is_told(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(StorageError) as caught:
+        write_snapshot(missing, tiny_snapshot(7))
+    assert str(caught.value).startswith(f"{missing}: the checkpoint of step 7 could not be written: ")
+    assert str(caught.value).endswith(": make room there, or name another folder in TMPDIR")

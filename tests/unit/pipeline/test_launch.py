@@ -1,19 +1,16 @@
-"""What is checked and filled in before anything starts, and how a worker's failure is told."""
+"""What is checked and filled in before anything starts."""
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ray.exceptions import RayTaskError
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from encnet import ModelConfig
 from pipeline import launch
 from pipeline.config import DataConfig, RunConfig
-from pipeline.errors import DataError, InputError, TrainingError
+from pipeline.errors import InputError
 from tests.unit.pipeline.made_up_data import write_made_up
 
 
@@ -60,24 +57,3 @@ def test_what_can_not_be_trained_on_is_refused(config: RunConfig, monkeypatch: p
     assert _refusal(replace(config, storage="")).startswith("storage: empty: run 'encnet stack up', or give --storage")
     (Path(uri) / "val" / "index.parquet").unlink()
     assert _refusal(config).endswith("val/index.parquet: the index is missing: prepare or index the data set again")
-
-
-def test_a_worker_s_own_error_is_told_as_it_is(config: RunConfig) -> None:
-    worst = DataError("train/000000.tar: s0001: its checksum is wrong")
-    wrapped = RayTaskError("train_worker", "Traceback ...", worst).as_instanceof_cause()
-    for cause in (worst, wrapped):
-        told = launch._explain(WorkerGroupError("all of it", {1: ValueError("later"), 0: cause}), config)  # type: ignore[arg-type]
-        assert type(told) is DataError
-        assert str(told) == str(worst)
-        assert str(pickle.loads(pickle.dumps(told))) == str(worst)  # noqa: S301
-
-
-def test_any_other_failure_says_how_to_go_on(config: RunConfig) -> None:
-    named = replace(config, name="mine")
-    failed = WorkerGroupError("all of it", {1: FloatingPointError("the loss is\nnot finite at step 3")})
-    for error, rank, kind in ((failed, 1, "FloatingPointError"), (ControllerError(KeyError("lost")), 0, "KeyError")):
-        told = launch._explain(error, named)  # type: ignore[arg-type]
-        assert type(told) is TrainingError
-        assert f"run 'mine': worker {rank} failed: {kind}: " in str(told)
-        assert str(told).endswith(f"{config.storage}/runs/mine: go on with --resume --name mine")
-        assert "\n" not in str(told)

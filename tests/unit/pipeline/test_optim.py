@@ -1,53 +1,22 @@
-"""The schedule as a function of the step, and which parameter is in which group."""
+"""Which parameter is in which group, and what is frozen."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import encnet
 from pipeline.config import OptimConfig
-from pipeline.optim import build_optimizer, epoch_end, learning_rate_factor, num_steps, set_learning_rate
+from pipeline.optim import FrozenBatchNorm, build_optimizer, freeze, set_learning_rate, trained
 
 
-def _net() -> torch.nn.Module:
+def _net() -> encnet.SegmentationNet:
     return encnet.build_model(
         encnet.ModelConfig(num_classes=3, backbone="resnet18", output_stride=32, head_channels=16)
     )
-
-
-@pytest.mark.parametrize(
-    ("samples", "epochs", "batch_size", "max_steps", "steps"),
-    [(367, 30, 16, 0, 689), (16, 1, 4, 0, 4), (17, 1, 4, 0, 5), (16, 0.5, 4, 0, 2), (16, 30, 4, 7, 7)],
-)
-def test_the_number_of_steps(samples: int, epochs: float, batch_size: int, max_steps: int, steps: int) -> None:
-    assert num_steps(samples, OptimConfig(epochs=epochs, batch_size=batch_size, max_steps=max_steps)) == steps
-
-
-@given(samples=st.integers(1, 500), batch_size=st.integers(1, 64), epoch=st.integers(0, 20))
-def test_an_epoch_ends_with_the_step_that_takes_its_last_sample(samples: int, batch_size: int, epoch: int) -> None:
-    end = epoch_end(epoch, samples, batch_size)
-    last_sample = (epoch + 1) * samples - 1
-    assert (end - 1) * batch_size <= last_sample < end * batch_size
-
-
-def test_the_poly_schedule() -> None:
-    assert learning_rate_factor(0, 100, power=0.9) == 1.0
-    assert learning_rate_factor(25, 100, power=0.9) == pytest.approx(0.75**0.9, rel=1e-12)
-    assert learning_rate_factor(99, 100, power=0.9) == pytest.approx(0.01**0.9, rel=1e-12)
-    assert learning_rate_factor(100, 100, power=0.9) == 0.0
-    assert learning_rate_factor(30, 100, power=2.0) == pytest.approx(0.49, rel=1e-12)
-
-
-def test_the_warm_up_rises_to_the_schedule() -> None:
-    factors = [learning_rate_factor(step, 100, power=1.0, warmup_steps=10) for step in range(12)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[4] == pytest.approx(0.5 * 0.96)
-    assert factors[9:] == pytest.approx([0.91, 0.90, 0.89])
 
 
 def test_every_parameter_is_in_the_group_that_its_name_tells() -> None:
@@ -87,3 +56,39 @@ def test_decay_acts_on_weights_only() -> None:
         kept = 1.0 if parameter.ndim < 2 or "codewords" in name else 1.0 - 0.1 * 0.5
         torch.testing.assert_close(parameter.detach(), before[name] * kept, msg=name)
         assert math.isfinite(float(parameter.detach().sum()))
+
+
+@pytest.mark.parametrize("kind", ["backbone", "backbone_norm"])
+def test_what_is_frozen_stays_to_the_last_bit_and_the_rest_learns(kind: Literal["backbone", "backbone_norm"]) -> None:
+    optim = OptimConfig(lr=0.1, freeze=kind)
+    net = encnet.convert_sync_batchnorm(_net())
+    names = list(net.state_dict())
+    freeze(net, optim)
+    assert list(net.state_dict()) == names
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    norms = {name for name, module in net.named_modules() if isinstance(module, FrozenBatchNorm)}
+    assert norms
+    optimizer = build_optimizer(net, optim)
+    net.eval()
+    net.train()
+    output = net(torch.randn(2, 3, 64, 64))
+    sum(part.square().mean() for part in output if part is not None).backward()
+    optimizer.step()
+    for name, tensor in net.state_dict().items():
+        layer = name.rpartition(".")[0]
+        frozen = layer in norms or (kind == "backbone" and name.startswith("backbone."))
+        assert torch.equal(tensor, before[name]) == frozen, name
+    assert all(name.startswith("backbone.") for name in norms)
+    grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in trained(net)}
+
+
+def test_frozen_batchnorm_computes_as_batchnorm_in_evaluation() -> None:
+    plain, frozen = _net(), _net()
+    for module in plain.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.load_state_dict({**module.state_dict(), "running_mean": torch.rand(module.num_features)})
+    frozen.load_state_dict(plain.state_dict())
+    freeze(frozen, OptimConfig(freeze="backbone_norm"))
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(frozen.train().backbone(images), plain.eval().backbone(images), rtol=0, atol=0)

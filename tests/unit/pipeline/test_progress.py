@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.progress import Facts, ProgressBoard, ProgressView, describe
+from pipeline.progress import Facts, Pace, ProgressBoard, ProgressView, describe, duration
 
 
 def test_the_facts_in_words() -> None:
@@ -41,3 +41,47 @@ def test_nothing_is_said_before_there_is_anything_to_say(capsys: pytest.CaptureF
     with ProgressView("run", lambda: {}):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_the_time_left_leaves_restarts_out() -> None:
+    pace = Pace()
+    assert pace.left_s(5) is None
+    for step in range(1, 11):
+        pace.add(10.0 + 2 * step, step)
+    assert pace.left_s(5) == pytest.approx(10.0)
+    assert pace.left_s(0) is None
+    pace.pause()  # a worker died, and half a minute passed until it went on from step 8
+    pace.add(60.0, 8)
+    pace.add(62.0, 9)
+    pace.add(62.5, 9)
+    pace.add(64.0, 10)
+    assert pace.left_s(5) == pytest.approx(10.0)
+    pace.forget()  # fewer workers
+    assert pace.left_s(5) is None
+    pace.add(100.0, 10)
+    pace.add(104.0, 11)
+    assert pace.left_s(5) == pytest.approx(20.0)
+
+
+def test_the_time_left_follows_a_change_of_speed() -> None:
+    pace, now = Pace(), 0.0
+    for step in range(3000):
+        now += 1.0 if step < 1000 else 3.0
+        pace.add(now, step)
+    assert pace.left_s(10) == pytest.approx(30.0, rel=0.05)
+
+
+def test_times_in_words() -> None:
+    assert [duration(seconds) for seconds in (4.4, 99, 100, 5990, 11100)] == [
+        "4 s",
+        "99 s",
+        "2 min",
+        "1 h 40 min",
+        "3 h 05 min",
+    ]
+
+
+def test_a_line_between_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressView("run", lambda: {}) as view:
+        view.say("run  restarting")
+    assert capsys.readouterr().err == "run  restarting\n"

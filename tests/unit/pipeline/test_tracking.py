@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import socket
 
 import pytest
+import requests
+from mlflow.exceptions import MlflowException, RestException
 
 from pipeline import tracking
-from pipeline.errors import InputError
+from pipeline.errors import InputError, TrackingError
 
 
 def test_without_an_address_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,8 +50,31 @@ def test_digests_fit() -> None:
     assert tracking.short_digest("abc") == "abc"
 
 
-def test_the_submitter_s_commit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENCNET_GIT_COMMIT", "feed-dirty")
-    assert tracking.git_commit() == "feed-dirty"
-    monkeypatch.delenv("ENCNET_GIT_COMMIT")
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", tracking.git_commit())
+def _answer(status: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError("said so", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": "too long"}), tracking.Refused),
+        (RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no run"}), TrackingError),
+        (RestException({"error_code": "TEMPORARILY_UNAVAILABLE", "message": "busy"}), tracking.Unreachable),
+        (RestException({"error_code": "INTERNAL_ERROR", "message": "locked"}), tracking.Unreachable),
+        (MlflowException("API request failed"), tracking.Unreachable),
+        (_answer(413), tracking.Refused),
+        (_answer(403), TrackingError),
+        (_answer(502), tracking.Unreachable),
+        (ConnectionResetError("reset"), tracking.Unreachable),
+        (json.JSONDecodeError("a proxy's page", "<html>", 0), tracking.Unreachable),
+    ],
+)
+def test_what_may_succeed_later_is_told_from_what_never_will(
+    error: Exception, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here:1")
+    explained = tracking.explain(error, "it")
+    assert type(explained) is kind
+    assert str(explained).startswith("MLflow at http://here:1: it: ")

@@ -56,7 +56,7 @@ def test_help_loads_no_framework() -> None:
     ("arguments", "line"),
     [
         (["trian"], "encnet: encnet: No such command 'trian'."),
-        (["train"], "encnet: encnet train: Missing argument 'RECIPE'."),
+        (["train"], "encnet: RECIPE: missing: name one of context_scenes_r18, "),
         (["train", "x", "--optim.max-step", "1"], "encnet: encnet train: No such option '--optim.max-step'."),
         (["evaluate", "x"], "encnet: encnet evaluate: Missing option '--data'."),
         (["stack", "up", "--num-cpus", "0"], "encnet: encnet stack up: Invalid value for '--num-cpus': 0 is not in"),
