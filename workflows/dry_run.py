@@ -1,0 +1,164 @@
+"""`encnet train RECIPE --dry-run`: the run that would be, in figures, and whether all that it needs is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.filesize import decimal
+
+from encnet import ModelConfig
+from pipeline.config import RunConfig, leaves
+from pipeline.errors import InputError
+from pipeline.memory_estimate import StepMemory
+from pipeline.run_plan import RunPlan
+from workflows.recipes import RECIPES
+from workflows.run_checks import Findings, check_run
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_CURVE_ROWS = 4
+_MARKS = {"given": "*", "recipe": "+", "default": " "}
+
+
+def show(config: RunConfig, *, resume: bool = False, as_json: bool = False) -> None:
+    """Print what `encnet train` would do with `config`, and check what can be checked without training.
+
+    Raises InputError, once all is printed, when a check failed.
+    """
+    found = check_run(config, resume=resume)
+    if as_json:
+        click.echo(json.dumps(as_object(config, found)))
+    else:
+        for line in report(config, found):
+            click.echo(line)
+    if found.failed:
+        failed = ", ".join(check.name for check in found.failed)
+        raise InputError(f"dry run: {len(found.failed)} of {len(found.checks)} checks failed: {failed}: see above")
+
+
+def as_object(config: RunConfig, found: Findings) -> dict[str, Any]:
+    """All of it as plain, JSON-ready values."""
+    return {
+        "ok": not found.failed,
+        "config": config.to_dict(),
+        "set": {path: source for path, source in sources(config).items() if source != "default"},
+        "plan": asdict(found.plan) if found.plan else None,
+        "memory": asdict(found.memory) if found.memory else None,
+        "cluster": found.cluster,
+        "checks": [asdict(check) for check in found.checks],
+    }
+
+
+def report(config: RunConfig, found: Findings) -> Iterator[str]:
+    """All of it as lines for people."""
+    yield from _configuration(config)
+    if found.plan:
+        yield from _plan(config, found.plan)
+    if found.memory:
+        yield from _memory(config, found.memory)
+    yield click.style("\nchecks", bold=True)
+    for check in found.checks:
+        mark = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red", bold=True)
+        yield f"  {mark}  {check.name:<14} {check.detail}"
+
+
+def sources(config: RunConfig) -> dict[str, str]:
+    """Dotted name of every field -> who set it: "given" (otherwise than the recipe has it), "recipe" or "default"."""
+    values, defaults = config.to_dict(), _defaults(config).to_dict()
+    recipe = RECIPES[config.recipe]().to_dict() if config.recipe in RECIPES else defaults
+    found = {}
+    for path in leaves(values):
+        value = _leaf(values, path)
+        found[path] = "given" if value != _leaf(recipe, path) else "recipe"
+        if value == _leaf(recipe, path) == _leaf(defaults, path):
+            found[path] = "default"
+    return found
+
+
+def _defaults(config: RunConfig) -> RunConfig:
+    """What a recipe has that says nothing but its name and the number of classes, for which there is no default."""
+    return RunConfig(recipe=config.recipe, model=ModelConfig(num_classes=config.model.num_classes))
+
+
+def _configuration(config: RunConfig) -> Iterator[str]:
+    yield click.style("configuration", bold=True) + "  + set by the recipe, * otherwise than the recipe has it"
+    values = config.to_dict()
+    recipe = RECIPES[config.recipe]().to_dict() if config.recipe in RECIPES else _defaults(config).to_dict()
+    defaults = _defaults(config).to_dict()
+    section = ""
+    for path, source in sources(config).items():
+        *parents, name = path.split(".")
+        if ".".join(parents) != section:
+            section = ".".join(parents)
+            yield f"  {section}"
+        line = f"  {_MARKS[source]} {'  ' if parents else ''}{name:<22} {_text(_leaf(values, path)):<24}"
+        other = {"given": f"recipe: {_text(_leaf(recipe, path))}", "recipe": f"default: {_text(_leaf(defaults, path))}"}
+        remark = other.get(source, "")
+        yield click.style(f"{line} {remark}".rstrip(), bold=True if source == "given" else None)
+
+
+def _plan(config: RunConfig, plan: RunPlan) -> Iterator[str]:
+    optim, validation = config.optim, config.validation
+    size = sum(plan.checkpoint_bytes.values())
+    files = ", ".join(f"{name} {decimal(part)}" for name, part in plan.checkpoint_bytes.items())
+    micro = f" in micro-steps of {optim.group_size}" if optim.group_size < optim.batch_size else ""
+    yield click.style("\nplan", bold=True)
+    yield f"  steps          {plan.steps:,} of {optim.batch_size} images{micro}: {plan.epochs:.1f} epochs"
+    every = "epoch" if validation.every_epochs == 1 else f"{validation.every_epochs} epochs"
+    yield f"  validations    {plan.validations}, after every {every} and at the end"
+    yield (
+        f"  reads          {decimal(plan.epoch_bytes)} an epoch, {decimal(plan.validation_bytes)} a validation, "
+        f"{decimal(plan.total_bytes)} in all"
+    )
+    yield f"  arithmetic     {plan.flop:.2g} FLOP, forward and backward"
+    yield f"  checkpoints    {decimal(size)} each ({files})"
+    yield (
+        f"                 with each validation and every {config.checkpoint.every_s:g} s; "
+        f"on storage at most {decimal(plan.kept_bytes)}"
+    )
+    head = f", {optim.head_lr_factor:g} times that in the head" if optim.head_lr_factor != 1 else ""
+    yield f"  learning rate  {optim.schedule}, {max(plan.learning_rates):.3g} at most{head}"
+    rows = curve(plan.learning_rates)
+    labels = [f"{max(plan.learning_rates):.3g}", *[""] * (len(rows) - 2), "0"]
+    for label, row in zip(labels, rows, strict=True):
+        yield f"    {label:>10} |{row}"
+    yield f"    {'step':>10}  0{plan.steps:>{max(1, len(plan.learning_rates) - 1)},}"
+
+
+def curve(values: list[float], rows: int = _CURVE_ROWS) -> list[str]:
+    """A picture of values of at least 0 as rows of blocks, a column a value, the largest as high as all rows."""
+    levels = len(_BARS) - 1
+    top = max(values) or 1.0
+    heights = [round(value / top * rows * levels) for value in values]
+    return ["".join(_BARS[min(max(h - row * levels, 0), levels)] for h in heights) for row in reversed(range(rows))]
+
+
+def _memory(config: RunConfig, memory: StepMemory) -> Iterator[str]:
+    height, width = config.augment.crop_size
+    parts = {name: size for name, size in asdict(memory).items() if name not in ("images", "peak") and size}
+    yield click.style("\nmemory of a worker", bold=True) + (
+        f"  {memory.images} of {config.optim.group_size} images of {height}x{width}, {config.precision}"
+    )
+    for name, size in parts.items():
+        yield f"  {name:<14} {decimal(size):>10}"
+    yield f"  {'at most':<14} {decimal(memory.peak):>10}  at once; on CPUs a process holds up to 1.4 times that"
+    snapshot = memory.weights + memory.average + memory.optimizer
+    yield f"  {'blocks':<14} {decimal(config.data.memory_bytes):>10}  of what is read, in the host's memory"
+    yield f"  {'snapshot':<14} {decimal(snapshot):>10}  there too, on rank 0, while a checkpoint is uploaded"
+
+
+def _leaf(values: Mapping[str, Any], path: str) -> Any:
+    for part in path.split("."):
+        values = values[part]
+    return values
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value) if value != "" else "-"
