@@ -48,8 +48,8 @@ SMALL = {
     "optim.max_steps": STEPS,
     "optim.kind": "sgd",
     "optim.warmup_steps": 0,
-    # A network from scratch is chaotic at larger rates: a ReLU passes its gradient on one side of zero and not on the
-    # other, so that a change of 1e-7 in the weights, which is rounding, makes one of 1e-3 in the gradient.
+    # At larger rates a network from scratch magnifies rounding beyond the bounds: in its first step, a change of
+    # 1e-7 in the weights was seen to make one of 3e-3 in the gradient.
     "optim.lr": LR,
     "optim.head_lr_factor": 10.0,
     "optim.ema_decay": 0.9,
@@ -198,10 +198,10 @@ def test_every_step_shows_its_own_batch(alone: Run) -> None:
     assert len(set(alone.losses[:, 0])) == STEPS
 
 
-def test_the_bounds_would_tell_of_a_gradient_that_is_twice_too_large(
+def test_the_bounds_would_tell_of_a_gradient_that_is_a_tenth_too_large(
     cluster: Cluster, micro_batch: int, alone: Run
 ) -> None:
-    other = cluster.run(1, micro_batch, lr=2 * LR)
+    other = cluster.run(1, micro_batch, lr=1.1 * LR)
     off = np.abs(other.losses[:, 0] / alone.losses[:, 0] - 1)
     print(f"losses {off.max():.1e}")
     assert off.max() > 5e-5
