@@ -79,12 +79,13 @@ def test_the_run_has_curves_and_pictures(page: Page, trained: Trained, shots: Pa
         expect(page.locator(".js-plotly-plot .scatterlayer .point").first).to_be_attached()
         _shoot(page, shots / f"3-{metric.replace('/', '-')}.png")
     page.goto(trained.result["run_url"] + "/artifacts")
-    for name in ("images", f"step_{STEPS:07d}", "val_0.png"):
+    for name in ("images", f"step_{STEPS:07d}", "val_00.png"):
         page.get_by_text(name, exact=True).first.click()
     picture = page.locator("img[src^='blob:'], .image-outer-container img, .ant-image-img")
     expect(picture.first).to_be_visible()
     width, height = picture.first.evaluate("image => [image.naturalWidth, image.naturalHeight]")
-    assert width > 3 * height > 90, (width, height)
+    assert width > 250, (width, height)  # four panels two by two, large enough to be read
+    assert height > 250, (width, height)
     _shoot(page, shots / "4-pictures.png")
 
 
@@ -94,5 +95,5 @@ def test_the_registered_model_has_its_alias(page: Page, trained: Trained, stack:
     expect(page.get_by_text("Version 1").first).to_be_visible()
     _shoot(page, shots / "5-model.png")
     page.goto(f"{stack.environment['MLFLOW_TRACKING_URI']}/#/models/encnet-tiny/versions/1")
-    expect(page.get_by_text(f"val/best_miou {100 * trained.result['miou']:.2f} %").first).to_be_visible()
+    expect(page.get_by_text(f"mIoU {100 * trained.result['miou']:.2f} %").first).to_be_visible()
     _shoot(page, shots / "6-version.png")

@@ -15,11 +15,9 @@ from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
 from tests.integration.conftest import STEPS, TINY, Trained
 
-MORE_STEPS = STEPS + 2
 
-
-def test_a_job_resumes_a_run_on_more_workers(trained_alone: Trained, scenes: str, stack: RunningStack) -> None:
-    name = trained_alone.result["name"]
+def test_a_job_trains_as_a_driver_here_does(trained_alone: Trained, scenes: str, stack: RunningStack) -> None:
+    name = "tiny-job"
     done = run_encnet(
         "submit",
         "--",
@@ -27,24 +25,17 @@ def test_a_job_resumes_a_run_on_more_workers(trained_alone: Trained, scenes: str
         f"--data={scenes}",
         f"--name={name}",
         f"--registered-model=encnet-{name}",
-        f"--optim.max-steps={MORE_STEPS}",
+        f"--optim.max-steps={STEPS}",
         "--num-workers=2",
-        "--resume",
     )
     result = json_result(done)
     assert f"run {name} on {scenes}, 2 workers\n" in done.stdout
-    assert f"{name}  step {MORE_STEPS}/{MORE_STEPS}" in done.stdout
-    assert (result["steps"], result["run_id"]) == (MORE_STEPS, trained_alone.result["run_id"])
-    assert len(result["losses"]) == MORE_STEPS
-    assert result["losses"][:STEPS] == trained_alone.result["losses"]
-    assert result["model_uri"] == f"models:/encnet-{name}/2"
-    client = MlflowClient(stack.environment["MLFLOW_TRACKING_URI"])
-    run = client.get_run(result["run_id"])
+    assert f"{name}  step {STEPS}/{STEPS}" in done.stdout
+    assert result["losses"] == pytest.approx(trained_alone.result["losses"], rel=2e-3)
+    assert result["model_uri"] == f"models:/encnet-{name}/1"
+    run = MlflowClient(stack.environment["MLFLOW_TRACKING_URI"]).get_run(result["run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.tags["mlflow.source.git.commit"] == git_commit()
-    steps = [point.step for point in client.get_metric_history(result["run_id"], "val/miou")]
-    assert sorted(steps) == [STEPS // 2, STEPS, MORE_STEPS]
-    assert client.get_model_version_by_alias(f"encnet-{name}", "candidate").version == "2"
+    assert run.data.tags["mlflow.source.git.commit"] == git_commit().removesuffix("-dirty")
 
 
 @pytest.fixture(scope="module")
