@@ -28,7 +28,9 @@ MODEL = "models:/encnet-tiny@candidate"
 
 @pytest.fixture
 def client(stack: RunningStack) -> MlflowClient:
-    return MlflowClient(stack.environment["MLFLOW_TRACKING_URI"])
+    uri = stack.environment["MLFLOW_TRACKING_URI"]
+    mlflow.set_tracking_uri(uri)  # tests that have a server of their own leave it there
+    return MlflowClient(uri)
 
 
 @pytest.fixture
