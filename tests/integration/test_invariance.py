@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.checkpoint import load_checkpoint, take_snapshot, write_snapshot
 from pipeline.config import RunConfig
@@ -34,6 +35,8 @@ from workflows.recipes import RECIPES
 STEPS, STOPPED_AT = 30, 17
 BATCH_SIZE = 4
 LR = 1.5e-5
+RECIPE_LR = 0.01
+"""A rate that one would train at."""
 MOST = 4
 CPU = torch.device("cpu")
 SMALL = {
@@ -48,8 +51,8 @@ SMALL = {
     "optim.max_steps": STEPS,
     "optim.kind": "sgd",
     "optim.warmup_steps": 0,
-    # At larger rates a network from scratch magnifies rounding beyond the bounds: in its first step, a change of
-    # 1e-7 in the weights was seen to make one of 3e-3 in the gradient.
+    # At larger rates a network from scratch magnifies rounding beyond the bounds of float32: a change of 1e-7 moves
+    # about one ReLU in 1e7 over its kink, and a sum that n random terms make up changes by the root of the share.
     "optim.lr": LR,
     "optim.head_lr_factor": 10.0,
     "optim.ema_decay": 0.9,
@@ -74,7 +77,7 @@ def small_config(data: str) -> RunConfig:
 
 
 def train(
-    rank: int, size: int, values: dict[str, Any], rendezvous: Path, folder: Path, first: int, stop: int
+    rank: int, size: int, values: dict[str, Any], rendezvous: Path, folder: Path, first: int, stop: int, double: bool
 ) -> Run | None:
     """Steps `first` to `stop` on the first `size` ranks: from the checkpoint in `folder`, or to it."""
     config = RunConfig.from_dict(values)
@@ -82,7 +85,20 @@ def train(
         if rank >= size:
             return None
         with numerics(config, CPU):
-            return _train(setup(config, World(rank, size), CPU), folder, first, stop)
+            worker = setup(config, World(rank, size), CPU)
+            if double:
+                _compute_in_float64(worker)
+            return _train(worker, folder, first, stop)
+
+
+def _compute_in_float64(worker: Worker) -> None:
+    """Rounding is 1e-9 of what it was then; what is left between worlds is what they do differently."""
+    assert worker.ema is not None
+    for module in (worker.net, worker.ema.net, worker.loss):
+        module.double()
+    if worker.world.size > 1:
+        worker.model = DistributedDataParallel(worker.net, forward_sync_buffers=False)
+    worker.normalize = lambda images: Worker.normalize(worker, images).double()  # type: ignore[method-assign]
 
 
 def _train(worker: Worker, folder: Path, first: int, stop: int) -> Run:
@@ -133,13 +149,15 @@ class Cluster:
     count: Iterator[int] = field(default_factory=count)
     """Of runs: each needs a rendezvous of its own."""
 
-    def run(self, size: int, micro_batch: int, *, first: int = 0, stop: int = STEPS, lr: float = LR) -> Run:
+    def run(
+        self, size: int, micro_batch: int, *, first: int = 0, stop: int = STEPS, lr: float = LR, double: bool = False
+    ) -> Run:
         """Steps `first` to `stop` on `size` workers; where `stop` is not the last, they leave a checkpoint."""
         place = self.folder / f"g{micro_batch}"
         place.mkdir(exist_ok=True)
         config = small_config(self.data).override({"optim.micro_batch": micro_batch, "optim.lr": lr})
         rendezvous = self.folder / f"group-{next(self.count)}"
-        answers = self.ranks.run(train, size, config.to_dict(), rendezvous, place, first, stop)
+        answers = self.ranks.run(train, size, config.to_dict(), rendezvous, place, first, stop, double)
         parts = [answer for answer in answers if answer is not None]
         together = zip(*(part.samples for part in parts), strict=True)
         return replace(parts[0], samples=[sorted(pair for of_rank in step for pair in of_rank) for step in together])
@@ -188,6 +206,15 @@ def test_a_run_does_not_depend_on_its_workers(cluster: Cluster, micro_batch: int
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(cluster: Cluster, micro_batch: int, alone: Run) -> None:
     cluster.run(2, micro_batch, stop=STOPPED_AT)
     assert_same(cluster.run(3, micro_batch, first=STOPPED_AT), alone, first=STOPPED_AT)
+
+
+def test_but_for_rounding_a_run_does_not_depend_on_its_workers_at_a_usual_rate(cluster: Cluster) -> None:
+    alone, shared = (cluster.run(size, BATCH_SIZE // 2, lr=RECIPE_LR, double=True) for size in (1, 3))
+    assert shared.samples == alone.samples
+    # The parts of the loss are added up in float32.
+    np.testing.assert_allclose(shared.losses[:, 0], alone.losses[:, 0], rtol=5e-7)
+    for name, weights in alone.weights.items():
+        np.testing.assert_allclose(shared.weights[name], weights, atol=1e-6, err_msg=name)
 
 
 def test_every_step_shows_its_own_batch(alone: Run) -> None:
