@@ -16,7 +16,16 @@ from pipeline.checkpoint import BrokenCheckpoint, RunState
 from pipeline.checkpoint_store import CheckpointStore, open_checkpoints
 from pipeline.cluster import ANSWER_WITHIN_S, live_nodes, run_board
 from pipeline.config import RunConfig
-from pipeline.diagnosis import FINAL, contact_lost, diagnose, laggards, root_cause, stuck, worker_failures
+from pipeline.diagnosis import (
+    FINAL,
+    contact_lost,
+    diagnose,
+    has_trained,
+    laggards,
+    root_cause,
+    stuck,
+    worker_failures,
+)
 from pipeline.errors import InputError, Interrupted, StorageError, TrainingError
 from pipeline.failure_policy import Action, Budgets, Failure, Kind, decide
 from pipeline.progress import ProgressView
@@ -103,7 +112,7 @@ class _Attempts:
         while thread.is_alive() and not watch.is_over:
             thread.join(0.5)
             self._seen = watch.look(self._seen)
-        self._trained = self._trained or watch.size > 0
+        self._trained = self._trained or watch.has_trained
         return errors[0] if errors else None
 
     def _find_step(self) -> None:
@@ -176,7 +185,10 @@ class _Watch:
         self._asked = ""
         self._tell_at = time.monotonic() + TELL_OF_WAITING_S
         self.size = 0
-        """Workers that train; 0 before all of them have joined."""
+        """Workers in the group; 0 before all of them have joined."""
+        self.has_trained = False
+        self._step = 0
+        """The most steps that a worker was seen to have done."""
         self.is_over = False
         """Whether there is nothing to wait for: the end was asked for before there were workers."""
 
@@ -190,7 +202,9 @@ class _Watch:
             self._timeline.add(note.kind, note.detail, step=note.step, workers=self.size, at=note.at)
             self._view.say(f"{self._config.name}  {note.kind}: {note.detail}")
         self._num_notes = len(seen.notes)
+        self.has_trained = self.has_trained or has_trained(seen)
         self._see_to_size(seen)
+        self._step = max((self._step, *(beat.step for beat in seen.beats.values())))
         self._see_to_signals(seen)
         self._see_to_hangs(seen)
         return seen
@@ -206,8 +220,9 @@ class _Watch:
         where = f"on {nodes} node{'s' if nodes > 1 else ''}"
         if self.size:
             self._view.pace.forget()
-            self._timeline.add("resized", f"{self.size} -> {seen.size} workers {where}", workers=seen.size)
-            self._view.say(f"{self._config.name}  resized: {self.size} -> {seen.size} workers {where}")
+            detail = f"{self.size} -> {seen.size} workers {where}"
+            self._timeline.add("resized", detail, step=self._step, workers=seen.size)
+            self._view.say(f"{self._config.name}  resized: {detail}")
         else:
             self._timeline.add("workers", where, workers=seen.size)
         self.size = seen.size

@@ -34,7 +34,6 @@ OPTIMIZER = "optimizer.pt"
 STATE = "state.json"
 SCORES = "scores.json"
 _OWN_DIGEST = "sha256"
-_CHUNK_BYTES = 1 << 20
 
 
 class BrokenCheckpoint(StorageError):
@@ -188,11 +187,9 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> RunState:
 
 
 def _digest_file(path: Path) -> StoredFile:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return StoredFile(bytes=path.stat().st_size, sha256=digest.hexdigest())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return StoredFile(bytes=path.stat().st_size, sha256=digest)
 
 
 def load_checkpoint(

@@ -120,10 +120,19 @@ class CheckpointStore:
         Raises BrokenCheckpoint naming the file when one is missing or not what was written.
         """
         state = self.read_state(name)
-        for file in state.files if files is None else files:
+        self._fetch(name, folder, state, state.files if files is None else files)
+        return state
+
+    def fetch_scored(self, name: str, folder: Path) -> RunState:
+        """Like `fetch`, of the weights alone that the checkpoint's score is of: the state's `scored_weights`."""
+        state = self.read_state(name)
+        self._fetch(name, folder, state, [state.scored_weights])
+        return state
+
+    def _fetch(self, name: str, folder: Path, state: RunState, files: Iterable[str]) -> None:
+        for file in files:
             (folder / file).write_bytes(self._read_verified(name, file, state))
         (folder / STATE).write_text(state.to_json())
-        return state
 
     def _read_verified(self, name: str, file: str, state: RunState) -> bytes:
         expected, what = state.files[file], ""
@@ -154,10 +163,18 @@ class CheckpointStore:
         return None
 
     def save(self, folder: Path, name: str) -> None:
-        """Upload a checkpoint from `folder`, state.json last, trying again for long what may pass."""
+        """Upload a checkpoint from `folder`, state.json last, trying again for long what may pass.
+
+        What can't be stored whole is deleted again as far as that can be done: a full disk has no room for halves.
+        """
         state = RunState.from_json((folder / STATE).read_bytes())
-        for file in (*state.files, STATE):
-            _patiently(lambda file=file: self.store.upload(f"{name}/{file}", folder / file))  # type: ignore[misc]
+        try:
+            for file in (*state.files, STATE):
+                _patiently(lambda file=file: self.store.upload(f"{name}/{file}", folder / file))  # type: ignore[misc]
+        except (StorageError, InputError):
+            with suppress(StorageError, InputError):
+                self.delete(name)
+            raise
 
     def replace_state(self, name: str, state: RunState) -> None:
         """Give a checkpoint another state.json, of the same files."""

@@ -154,6 +154,11 @@ class WorkersConfig:
         """The smallest number of workers that the run may go on with."""
         return self.least or self.num
 
+    @property
+    def count(self) -> str:
+        """How many workers, in words: "4", or "1 to 4"."""
+        return f"{self.fewest} to {self.num}" if self.fewest < self.num else f"{self.num}"
+
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ValidationConfig:
@@ -250,7 +255,7 @@ class RunConfig:
             for parent in parents:
                 place = place.get(parent) if isinstance(place, dict) else None
             if not isinstance(place, dict) or leaf not in place or isinstance(place[leaf], dict):
-                raise InputError(f"{path}: no such field: {did_you_mean(path, leaves(self.to_dict()))}")
+                raise InputError(f"{path}: no such field: {did_you_mean(path, flat(self.to_dict()))}")
             place[leaf] = _parse(value, like=place[leaf]) if isinstance(value, str) else value
         return RunConfig.from_dict(values)
 
@@ -258,13 +263,12 @@ class RunConfig:
 _ADAPTER = TypeAdapter(RunConfig)
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all leaf fields of nested plain values."""
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values by dotted name: {"optim": {"lr": 0.1}} -> {"optim.lr": 0.1}."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def field_help() -> dict[str, str]:

@@ -27,7 +27,9 @@ FINAL = (InputError, DataError, TrainingError)
 """Errors that repeat however often one tries."""
 _OUTAGES = (StorageError, TrackingError, ConnectionError, TimeoutError)
 _COLLECTIVES = {"DistError", "DistBackendError", "DistNetworkError", "DistStoreError", "CollectiveTimeoutError"}
-_PHASES = ("start", "data", "step", "validation", "checkpoint", "upload")
+_BEFORE_TRAINING = ("start", "ready")
+"""A worker sets itself up; it is set up, and may wait for others."""
+_PHASES = (*_BEFORE_TRAINING, "data", "step", "validation", "checkpoint", "upload")
 SILENT_S = 5.0
 """Without a sign of life for so long, a worker is taken to be gone or stopped: it gives one every second."""
 _STEPS_THAT_WAIT = ("data", "step")
@@ -95,6 +97,11 @@ def laggards(beats: Mapping[int, Beat]) -> list[int]:
     places = {rank: _place(beat) for rank, beat in beats.items()}
     first = min(places.values())
     return [rank for rank, place in places.items() if place == first] if first != max(places.values()) else []
+
+
+def has_trained(view: View) -> bool:
+    """Whether a worker has come as far as to train: what it was told to use was right."""
+    return any(beat.phase not in _BEFORE_TRAINING for beat in view.beats.values())
 
 
 def stuck(view: View, timeout_s: float) -> bool:
@@ -173,8 +180,8 @@ def _step(rank: int | None, view: View) -> int | None:
     """The steps done where it failed: of the rank itself, else the most that any rank was at."""
     beats = view.beats
     if rank in beats:
-        return None if beats[rank].phase == "start" else beats[rank].step
-    return max((beat.step for beat in beats.values() if beat.phase != "start"), default=None)
+        return None if beats[rank].phase in _BEFORE_TRAINING else beats[rank].step
+    return max((beat.step for beat in beats.values() if beat.phase not in _BEFORE_TRAINING), default=None)
 
 
 def _message(cause: BaseException, kind: Kind, rank: int | None, view: View) -> str:

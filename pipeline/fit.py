@@ -131,8 +131,8 @@ def do_step(loop: Loop, step: int) -> None:
 
 def log(loop: Loop, step: int) -> None:
     """Log the steps since the last time. Raises TrainingError for a loss or gradient that is not finite."""
-    lr = learning_rate(step - 1, loop.num_steps, loop.worker.config.optim)
-    loop.meter.log(step, lr, loop.loader.metrics.wait_s)
+    lr, data = learning_rate(step - 1, loop.num_steps, loop.worker.config.optim), loop.loader.metrics
+    loop.meter.log(step, lr, data.wait_s, data.bytes_read)
     log_points(loop.worker, loop.meter.points)
 
 

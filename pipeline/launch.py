@@ -19,20 +19,19 @@ from pipeline.checkpoint_store import CheckpointStore, best, open_checkpoints
 from pipeline.cluster import connect_ray
 from pipeline.config import RunConfig
 from pipeline.errors import Interrupted, TrackingError, TrainingError, first_line
-from pipeline.eval_loader import EvalLoader
 from pipeline.model_card import ModelCard
 from pipeline.outbox import deliver
 from pipeline.preconditions import check_classes, check_name, find_dataset, find_storage
 from pipeline.provenance import git_commit, git_tags, versions
 from pipeline.registry import CANDIDATE, register_model
 from pipeline.resume import run_store, store_config
+from pipeline.sample_reader import SampleReader
 from pipeline.shards import DatasetInfo, read_dataset, read_index
 from pipeline.stop_signals import StopSignals
 from pipeline.storage import open_store
 from pipeline.timeline import Timeline
 from pipeline.train_log import open_spool
 from pipeline.trainer import check_workers
-from pipeline.world import World
 
 _logger = logging.getLogger(__name__)
 REGISTER_PATIENCE_S = 600.0
@@ -64,12 +63,12 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo]:
     """
     dataset = find_dataset(config)
     for split in (config.data.train_split, config.data.val_split):
-        read_index(open_store(config.data.uri), split)
+        read_index(open_store(config.data.uri), split, dataset)
     check_classes(config, dataset)
     return replace(
         config,
         name=config.name or f"{config.recipe}-{datetime.datetime.now():%m%d-%H%M%S}",
-        storage=find_storage(config),
+        storage=find_storage(config.storage),
         registered_model=config.registered_model or f"encnet-{dataset.name}",
     ), dataset
 
@@ -153,8 +152,7 @@ def _tags(config: RunConfig, dataset: DatasetInfo) -> dict[str, str]:
 def _example(config: RunConfig) -> np.ndarray:
     """A small real image (H, W, 3), shown with the registered model as its input example."""
     store = open_store(config.data.uri)
-    first = EvalLoader(store, read_index(store, config.data.val_split), world=World(), lookahead=1)
-    image = next(iter(first)).images[0].numpy()
+    image, _ = SampleReader(store, read_index(store, config.data.val_split)).load(0)
     every = -(-max(image.shape) // EXAMPLE_SIDE)
     return np.ascontiguousarray(image[::every, ::every])
 
@@ -214,12 +212,11 @@ def fetch_best(checkpoints: CheckpointStore, folder: Path) -> RunState:
     saved = [one for one in checkpoints.saved() if one.miou is not None]
     while chosen := best(saved):
         try:
-            file = checkpoints.read_state(chosen.name).scored_weights
-            state = checkpoints.fetch(chosen.name, folder, [file])
+            state = checkpoints.fetch_scored(chosen.name, folder)
         except BrokenCheckpoint as fault:
             _logger.warning("%s is broken (%s): the next best is registered", checkpoints.uri(chosen.name), fault)
             saved.remove(chosen)
         else:
-            (folder / file).rename(folder / WEIGHTS)
+            (folder / state.scored_weights).rename(folder / WEIGHTS)
             return state
     raise TrainingError(f"{checkpoints.uri()}: no checkpoint there was validated and is whole")

@@ -220,21 +220,21 @@ class TrainLoader:
         faults: list[str] = []
         others = substitutes(self.seed, epoch, sample, self.order.num_samples)
         for shown in chain([sample], islice(others, self._bad.limit)):
-            run = self._run(sample, block) if shown == sample else self._reader.read(shown, shown + 1)
             try:
-                return shown, *self._reader.decode(shown, run), faults
+                return shown, *self._load(shown, block if shown == sample else None), faults
             except BadSample as fault:
                 faults.append(str(fault))
         raise too_many(faults, self._bad.limit)
 
-    def _run(self, sample: int, block: Future[memoryview] | None) -> memoryview:
+    def _load(self, sample: int, block: Future[memoryview] | None) -> tuple[Image, Label]:
+        """A sample from its block; by itself where it has none."""
         if block is None:
-            return self._reader.read(sample, sample + 1)
+            return self._reader.load(sample)
         index = self._reader.index
         bounds = self.order.block_bounds
         first = int(bounds[np.searchsorted(bounds, sample, side="right") - 1])
         begin = int(index.offset[sample] - index.offset[first])
-        return block.result()[begin : begin + int(index.length[sample])]
+        return self._reader.decode(sample, block.result()[begin : begin + int(index.length[sample])])
 
     def _batch(self, pending: _Pending) -> Batch:
         plan = pending.plan

@@ -51,24 +51,30 @@ class Meter:
         self._pending: list[Tensor] = []
         self._since = self._stalled_at = time.monotonic()
         self._num_since, self._wait_s = 0, 0.0
+        self._bytes_read = 0
+        self._read_mb = 0.0  # of all ranks, since the last point
         self._stall_s = 0.0
 
     def add(self, parts: Tensor) -> None:
         """Take what `train_step` gave: this rank's share (5,) of the total, pixel, aux and SE loss and the norm."""
         self._pending.append(parts)
 
-    def gather(self, step: int) -> None:
-        """Reduce what is pending over ranks: `step` steps are done.
+    def gather(self, step: int, bytes_read: int = 0) -> None:
+        """Reduce what is pending over ranks, and the bytes that each has read: `step` steps are done.
 
         Raises TrainingError naming the first step whose loss or gradient is not finite, and which: on all ranks. What
         is written after this is therefore sound.
         """
         if not self._pending:
             return
-        table = torch.stack(self._pending).float()  # (steps, 5)
+        read = torch.zeros_like(self._pending[0])
+        read[0] = bytes_read / 1e6
+        table = torch.stack([*self._pending, read]).float()  # (steps + 1, 5)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(table)
         rows = table.cpu().numpy().astype(np.float64)
+        self._read_mb += float(rows[-1, 0])
+        rows = rows[:-1]
         for number, row in enumerate(rows, start=step - len(rows)):
             self._check(row, number)
         self.losses += rows[:, 0].tolist()
@@ -76,14 +82,15 @@ class Meter:
         self._num_since += len(rows)
         self._pending.clear()
 
-    def log(self, step: int, lr: float, wait_s: float) -> None:
+    def log(self, step: int, lr: float, wait_s: float, bytes_read: int) -> None:
         """Make the steps up to `step`, all that are in no point yet, into points, and show the progress.
 
-        `lr`: the base learning rate of the last of them. `wait_s`: time that the loop has waited for data, in all.
+        `lr`: the base learning rate of the last of them. `wait_s`: time that the loop has waited for data, in all;
+        `bytes_read`: what it has read from storage, in all. Of these two the waiting is told as this rank's own.
 
         Raises TrainingError as `gather` does.
         """
-        self.gather(step)
+        self.gather(step, bytes_read - self._bytes_read)
         rows = np.array(self.unlogged)
         elapsed = time.monotonic() - self._since
         rate = self._num_since * self._batch_size / elapsed
@@ -97,6 +104,7 @@ class Meter:
             "train/lr": lr,
             "train/images_per_s": rate,
             "train/data_wait_share": (wait_s - self._wait_s) / elapsed,
+            "train/read_mb_per_s": self._read_mb / elapsed,
             "train/epoch": epochs,
         }
         if self._stall_s:
@@ -110,6 +118,7 @@ class Meter:
             self.points[step]["train/skipped_steps"] = len(rows) - len(norms)
         self.unlogged = []
         self._since, self._num_since, self._wait_s = time.monotonic(), 0, wait_s
+        self._bytes_read, self._read_mb = bytes_read, 0.0
         self._post(step=step, steps=self._steps, epoch=f"{epochs:.1f}", loss=total, images_per_s=rate)
 
     @contextmanager

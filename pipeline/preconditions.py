@@ -28,17 +28,20 @@ def check_classes(config: RunConfig, dataset: DatasetInfo) -> None:
         )
 
 
-def find_storage(config: RunConfig) -> str:
-    """The URI below which the run's checkpoints go. Raises InputError where nothing says so."""
-    storage = config.storage or os.environ.get("ENCNET_STORAGE", "")
-    if not storage:
+def find_storage(storage: str) -> str:
+    """The URI below which runs keep their checkpoints: `storage`, where that is empty $ENCNET_STORAGE.
+
+    Raises InputError where both are.
+    """
+    found = storage or os.environ.get("ENCNET_STORAGE", "")
+    if not found:
         raise InputError("storage: empty: run 'encnet stack up', or give --storage s3://BUCKET/PREFIX or a folder")
-    return storage
+    return found
 
 
 def check_name(config: RunConfig, resume: bool) -> None:
     """Raise InputError when there is a run of that name already, and it is not to be resumed."""
-    if not resume and is_used(find_storage(config), config.name):
+    if not resume and is_used(find_storage(config.storage), config.name):
         raise InputError(
             f"name: {config.name!r} is used already: go on with --resume {config.name}, or choose another --name"
         )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import RunConfig, leaves
+from pipeline.config import RunConfig, flat
 from pipeline.errors import InputError, did_you_mean
 from pipeline.storage import ObjectNotFound, Store, open_store
 
@@ -61,17 +61,11 @@ def stored_config(storage: str, name: str) -> RunConfig:
 def resumed_config(stored: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     """`stored` with `changes` (by dotted name). Raises InputError for those that would make it another run."""
     asked = stored.override(changes)
-    was, now = stored.to_dict(), asked.to_dict()
-    for path in leaves(now):
-        if not path.startswith(FREE) and _leaf(was, path) != _leaf(now, path):
+    was = flat(stored.to_dict())
+    for path, value in flat(asked.to_dict()).items():
+        if not path.startswith(FREE) and value != was[path]:
             raise InputError(
-                f"{path}: {_leaf(now, path)!r}, but the run {stored.name!r} was started with {_leaf(was, path)!r}: "
+                f"{path}: {value!r}, but the run {stored.name!r} was started with {was[path]!r}: "
                 "leave the option out to go on with it, or start another run with --name"
             )
     return asked
-
-
-def _leaf(values: Mapping[str, Any], path: str) -> Any:
-    for part in path.split("."):
-        values = values[part]
-    return values

@@ -137,6 +137,10 @@ class SampleReader:
             self._cache.put(uri, version, begin, read.data)
         return memoryview(read.data)
 
+    def load(self, sample: int) -> tuple[Image, Label]:
+        """One sample by itself, read and decoded. Raises as `read` and `decode` do."""
+        return self.decode(sample, self.read(sample, sample + 1))
+
     def decode(self, sample: int, run: memoryview) -> tuple[Image, Label]:
         """A sample's run -> (H, W, 3) RGB and (H, W) ids; a run that is not what the index says is read once more.
 

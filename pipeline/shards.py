@@ -204,12 +204,12 @@ def read_dataset(store: Store) -> DatasetInfo:
         return DatasetInfo.from_json(store.read(DATASET_KEY), store.uri(DATASET_KEY))
 
 
-def read_index(store: Store, split: str) -> ShardIndex:
-    """The index of a split, checked against `dataset.json`.
+def read_index(store: Store, split: str, info: DatasetInfo | None = None) -> ShardIndex:
+    """The index of a split, checked against `dataset.json`, which is read where it is not given as `info`.
 
     InputError when there is no data set or no such split, or when the index is missing or of another data set.
     """
-    info = read_dataset(store)
+    info = info or read_dataset(store)
     if split not in info.splits:
         raise InputError(f"{store.uri()}: no split {split!r}: {did_you_mean(split, info.splits)}")
     uri = store.uri(f"{split}/{INDEX_NAME}")

@@ -20,6 +20,7 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunData, RunTag
 from mlflow.exceptions import MlflowException, RestException
 
+from pipeline.config import flat
 from pipeline.environment import overridden
 from pipeline.errors import InputError, TrackingError, first_line
 from pipeline.timeline import Event
@@ -199,12 +200,12 @@ class Tracker:
         Those of a run that was begun before stay as they were: the tag CHANGED says what is otherwise now, and it is
         returned: "workers.num: 2 -> 4". `config.json` is always the one in force.
         """
-        flat = {name: str(value)[:_MAX_VALUE] for name, value in _flatten(values)}
+        texts = {name: str(value)[:_MAX_VALUE] for name, value in flat(values).items()}
         run = self._data()
-        params = [Param(name, value) for name, value in flat.items() if name not in run.params]
+        params = [Param(name, value) for name, value in texts.items() if name not in run.params]
         for first in range(0, len(params), 100):
             self._call("log_batch", self.run_id, params=params[first : first + 100])
-        before, now = {**run.tags, **run.params}, {**tags, **flat}
+        before, now = {**run.tags, **run.params}, {**tags, **texts}
         changed = [
             f"{name}: {before[name]} -> {value}" for name, value in now.items() if before.get(name, value) != value
         ]
@@ -294,10 +295,3 @@ def metric_name(name: str) -> str:
 def _shown(cell: Any) -> Any:
     """A cell of a table as the UI can read it: JSON has no NaN."""
     return None if isinstance(cell, float) and np.isnan(cell) else cell
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        pairs += _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
-    return pairs

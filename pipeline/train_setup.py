@@ -20,6 +20,7 @@ from pipeline.node_cache import NodeCache
 from pipeline.optim import build_optimizer, freeze
 from pipeline.order import Order, plan_blocks
 from pipeline.outbox import Outbox
+from pipeline.run_board import Pulse
 from pipeline.shards import DatasetInfo, ShardIndex, read_dataset, read_index
 from pipeline.start_weights import load_start_weights
 from pipeline.storage import Store, open_store
@@ -79,8 +80,10 @@ class Worker:
             self.board.note.remote(kind, detail, step)
 
 
-def setup(config: RunConfig, world: World, device: torch.device, board: Any = None) -> Worker:
-    """Build everything, as it is at step 0 with random weights."""
+def setup(
+    config: RunConfig, world: World, device: torch.device, board: Any = None, pulse: Pulse | None = None
+) -> Worker:
+    """Build everything, as it is at step 0 with random weights. `pulse` tells when this rank waits for the others."""
     store = open_store(config.data.uri)
     dataset = read_dataset(store)
     net = build_net(config, device)
@@ -91,17 +94,17 @@ def setup(config: RunConfig, world: World, device: torch.device, board: Any = No
         class_weights=class_weights(config, dataset),
         align_corners=config.model.align_corners,
     ).to(device)
-    return Worker(
+    worker = Worker(
         config=config,
         world=world,
         device=device,
         store=store,
         cache=NodeCache(Path(config.data.cache_dir), config.data.cache_bytes) if config.data.cache_dir else None,
         dataset=dataset,
-        train_index=read_index(store, config.data.train_split),
-        val_index=read_index(store, config.data.val_split),
+        train_index=read_index(store, config.data.train_split, dataset),
+        val_index=read_index(store, config.data.val_split, dataset),
         net=net,
-        model=_distribute(_compiled(net) if config.compile else net, world),
+        model=_compiled(net) if config.compile else net,
         ema=ema,
         loss=loss,
         optimizer=build_optimizer(net, config.optim),
@@ -111,6 +114,10 @@ def setup(config: RunConfig, world: World, device: torch.device, board: Any = No
         ),
         board=board,
     )
+    if pulse:
+        pulse.at(0, "ready")
+    worker.model = _distribute(worker.model, world)
+    return worker
 
 
 def build_net(config: RunConfig, device: torch.device) -> encnet.SegmentationNet:

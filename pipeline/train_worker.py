@@ -38,13 +38,16 @@ def train_worker(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     with ExitStack() as stack:
-        device = ray.train.torch.get_device()
+        board, device = job.get("board"), ray.train.torch.get_device()
+        pulse = stack.enter_context(open_pulse(board, world))
         stack.enter_context(numerics(config, device))
-        worker = setup(config, world, device, job.get("board"))
-        pulse = stack.enter_context(open_pulse(worker.board, world))
+        worker = setup(config, world, device, board, pulse)
+        if world.rank == 0:
+            pulse.at(0, "start")  # the others wait for what it reads: the newest checkpoint, or the start weights
         checkpoints = open_checkpoints(config.storage, config.name)
         if not resume(worker, checkpoints):
             begin(worker)
+        pulse.at(worker.state.step, "ready")
         worker.outbox = open_outbox(stack, worker, job["run_id"])
         fit(worker, checkpoints, pulse, beside=job.get("beside", False))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,8 +9,8 @@ from torch import Tensor
 import encnet
 from pipeline.eval_loader import EvalLoader
 from pipeline.report import sample_picture
+from pipeline.sample_reader import SampleReader
 from pipeline.train_setup import Worker
-from pipeline.world import World
 
 
 @torch.inference_mode()
@@ -40,11 +38,17 @@ def _predict(worker: Worker, images: Tensor) -> Tensor:
 @torch.inference_mode()
 def val_pictures(worker: Worker) -> list[np.ndarray]:
     """The same few validation samples each time, spread over the split, as (H', W', 3) uint8 pictures."""
-    index, wanted = worker.val_index, worker.config.validation.pictures
+    reader, dataset = SampleReader(worker.store, worker.val_index), worker.dataset
     pictures = []
-    spread = World(0, max(1, len(index) // max(1, wanted)))  # the share of one rank of so many: every so-manyth sample
-    for batch in islice(EvalLoader(worker.store, index, world=spread, lookahead=1), wanted):
-        prediction = _predict(worker, batch.images)[0].cpu().numpy()
-        image, truth, key = batch.images[0].numpy(), batch.labels[0].numpy(), str(index.keys[int(batch.sample_ids[0])])
-        pictures.append(sample_picture(key, image, truth, prediction, worker.dataset.classes, worker.dataset.palette))
+    for sample in spread(len(worker.val_index), worker.config.validation.pictures):
+        image, truth = reader.load(sample)
+        prediction = _predict(worker, torch.from_numpy(image)[None])[0].cpu().numpy()
+        key = worker.val_index.keys[sample]
+        pictures.append(sample_picture(key, image, truth, prediction, dataset.classes, dataset.palette))
     return pictures
+
+
+def spread(num_samples: int, count: int) -> list[int]:
+    """`count` of `num_samples` places, or all if they are fewer: the first, and others as evenly apart as can be."""
+    count = min(num_samples, count)
+    return [number * num_samples // count for number in range(count)]

@@ -71,13 +71,12 @@ def validate_checkpoint(checkpoint: ray.train.Checkpoint, **job: Any) -> dict[st
     with tempfile.TemporaryDirectory(prefix="encnet-validation-") as place, numerics(run, device):
         folder = Path(place)
         try:
-            file = checkpoints.read_state(name).scored_weights
-            state = checkpoints.fetch(name, folder, [file])
+            state = checkpoints.fetch_scored(name, folder)
         except BrokenCheckpoint as fault:
             _logger.warning("%s can't be validated: %s", checkpoints.uri(name), fault)
             return {}
         worker = setup(run, World(), device)
-        encnet.load_weights(worker.result, folder / file)
+        encnet.load_weights(worker.result, folder / state.scored_weights)
         worker.state = state
         matrix = validate(worker)
         with Outbox(job["run_id"], spool=open_spool(run)) as worker.outbox:

@@ -33,7 +33,7 @@ def inspect(uri: str, split: str | None, samples: int, seed: int, output: Path |
     store = open_store(uri)
     info = read_dataset(store)
     chosen = split or next(iter(info.splits))
-    indexes = {name: read_index(store, name) for name in {**info.splits, chosen: None}}
+    indexes = {name: read_index(store, name, info) for name in {**info.splits, chosen: None}}
     path = output or Path(re.sub(r"[^\w.-]", "-", f"{info.name}-{chosen}") + ".png")
     draw(store, info, indexes[chosen], path, samples, seed)
     if as_json:
@@ -54,7 +54,7 @@ def draw(store: Store, info: DatasetInfo, index: ShardIndex, path: Path, count: 
 
     reader = SampleReader(store, index)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(index))[:count]).tolist()
-    pictures = ((index.keys[one], *reader.decode(one, reader.read(one, one + 1))) for one in chosen)
+    pictures = ((index.keys[one], *reader.load(one)) for one in chosen)
     sheet = contact_sheet(pictures, info.classes, info.palette)
     encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
     try:

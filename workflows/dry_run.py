@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from rich.filesize import decimal
 
 from encnet import ModelConfig
-from pipeline.config import RunConfig, leaves
+from pipeline.config import RunConfig, flat
 from pipeline.errors import InputError
 from pipeline.memory_estimate import StepMemory
 from pipeline.run_plan import RunPlan
@@ -44,7 +44,7 @@ def as_object(config: RunConfig, found: Findings) -> dict[str, Any]:
     return {
         "ok": not found.failed,
         "config": config.to_dict(),
-        "set": {path: source for path, source in sources(config).items() if source != "default"},
+        "set": {path: one.source for path, one in settings(config).items() if one.source != "default"},
         "plan": asdict(found.plan) if found.plan else None,
         "memory": asdict(found.memory) if found.memory else None,
         "cluster": found.cluster,
@@ -65,17 +65,33 @@ def report(config: RunConfig, found: Findings) -> Iterator[str]:
         yield f"  {mark}  {check.name:<14} {check.detail}"
 
 
-def sources(config: RunConfig) -> dict[str, str]:
-    """Dotted name of every field -> who set it: "given" (otherwise than the recipe has it), "recipe" or "default"."""
-    values, defaults = config.to_dict(), _defaults(config).to_dict()
-    recipe = RECIPES[config.recipe]().to_dict() if config.recipe in RECIPES else defaults
-    found = {}
-    for path in leaves(values):
-        value = _leaf(values, path)
-        found[path] = "given" if value != _leaf(recipe, path) else "recipe"
-        if value == _leaf(recipe, path) == _leaf(defaults, path):
-            found[path] = "default"
-    return found
+class Setting(NamedTuple):
+    """A field's value, and what it would be without the command line, and without the recipe."""
+
+    value: Any
+    recipe: Any
+    default: Any
+
+    @property
+    def source(self) -> str:
+        """Who set it: "given" (otherwise than the recipe has it), "recipe" or "default"."""
+        if self.value != self.recipe:
+            return "given"
+        return "default" if self.value == self.default else "recipe"
+
+    @property
+    def remark(self) -> str:
+        """What it is in place of; "" for a default."""
+        other = {"given": f"recipe: {_text(self.recipe)}", "recipe": f"default: {_text(self.default)}"}
+        return other.get(self.source, "")
+
+
+def settings(config: RunConfig) -> dict[str, Setting]:
+    """Every field, by dotted name."""
+    defaults = _defaults(config)
+    recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else defaults
+    values, by_recipe, by_default = (flat(one.to_dict()) for one in (config, recipe, defaults))
+    return {path: Setting(value, by_recipe[path], by_default[path]) for path, value in values.items()}
 
 
 def _defaults(config: RunConfig) -> RunConfig:
@@ -85,19 +101,14 @@ def _defaults(config: RunConfig) -> RunConfig:
 
 def _configuration(config: RunConfig) -> Iterator[str]:
     yield click.style("configuration", bold=True) + "  + set by the recipe, * otherwise than the recipe has it"
-    values = config.to_dict()
-    recipe = RECIPES[config.recipe]().to_dict() if config.recipe in RECIPES else _defaults(config).to_dict()
-    defaults = _defaults(config).to_dict()
     section = ""
-    for path, source in sources(config).items():
+    for path, one in settings(config).items():
         *parents, name = path.split(".")
         if ".".join(parents) != section:
             section = ".".join(parents)
             yield f"  {section}"
-        line = f"  {_MARKS[source]} {'  ' if parents else ''}{name:<22} {_text(_leaf(values, path)):<24}"
-        other = {"given": f"recipe: {_text(_leaf(recipe, path))}", "recipe": f"default: {_text(_leaf(defaults, path))}"}
-        remark = other.get(source, "")
-        yield click.style(f"{line} {remark}".rstrip(), bold=True if source == "given" else None)
+        line = f"  {_MARKS[one.source]} {'  ' if parents else ''}{name:<22} {_text(one.value):<24} {one.remark}"
+        yield click.style(line.rstrip(), bold=True if one.source == "given" else None)
 
 
 def _plan(config: RunConfig, plan: RunPlan) -> Iterator[str]:
@@ -148,12 +159,6 @@ def _memory(config: RunConfig, memory: StepMemory) -> Iterator[str]:
     snapshot = memory.weights + memory.average + memory.optimizer
     yield f"  {'blocks':<14} {decimal(config.data.memory_bytes):>10}  of what is read, in the host's memory"
     yield f"  {'snapshot':<14} {decimal(snapshot):>10}  there too, on rank 0, while a checkpoint is uploaded"
-
-
-def _leaf(values: Mapping[str, Any], path: str) -> Any:
-    for part in path.split("."):
-        values = values[part]
-    return values
 
 
 def _text(value: Any) -> str:

@@ -93,7 +93,7 @@ def _dataset(config: RunConfig, found: Findings) -> str:
 
 def _split(config: RunConfig, found: Findings, split: str) -> str:
     assert found.dataset
-    index = read_index(open_store(config.data.uri), split)
+    index = read_index(open_store(config.data.uri), split, found.dataset)
     info = found.dataset.splits[split]
     return f"{len(index):,} samples in {info.shards} shards, {decimal(info.bytes)}"
 
@@ -105,7 +105,7 @@ def _classes(config: RunConfig, found: Findings) -> str:
 
 
 def _storage(config: RunConfig) -> str:
-    store = open_store(runs_uri(find_storage(config)))
+    store = open_store(runs_uri(find_storage(config.storage)))
     probe = f".probe-{uuid.uuid4().hex}"
     store.write(probe, b"written by encnet train --dry-run")
     store.delete(probe)
@@ -139,8 +139,7 @@ def _ray(found: Findings) -> str:
 def _workers(config: RunConfig, found: Findings) -> str:
     check_workers(config)
     workers = config.workers
-    count = f"{workers.fewest} to {workers.num}" if workers.fewest < workers.num else f"{workers.num}"
-    return f"{count}, each with {workers.cpus} CPU{'s' if workers.cpus > 1 else ''}" + (
+    return f"{workers.count}, each with {workers.cpus} CPU{'s' if workers.cpus > 1 else ''}" + (
         " and a GPU" if use_gpu(config) else ""
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -52,11 +51,10 @@ def changed_fields(options: dict[str, str | None]) -> dict[str, str]:
 
 def resumed(name: str, recipe: str | None, changes: dict[str, str]) -> RunConfig:
     """The configuration to go on with the run called `name` with. Raises InputError."""
+    from pipeline.preconditions import find_storage
     from pipeline.resume import resumed_config, stored_config
 
-    storage = changes.pop("storage", "") or os.environ.get("ENCNET_STORAGE", "")
-    if not storage:
-        raise InputError("storage: empty: run 'encnet stack up', or give --storage s3://BUCKET/PREFIX or a folder")
+    storage = find_storage(changes.pop("storage", ""))
     if changes.pop("name", name) != name:
         raise InputError("name: a run that is resumed keeps its name: leave --name out, or --resume")
     stored = stored_config(storage, name)
@@ -102,10 +100,8 @@ def train(recipe: str | None, resume: str | None, dry_run: bool, as_json: bool, 
     from pipeline import launch  # Ray and torch take seconds to import: not for a usage error
 
     config, _ = launch.resolve(config or resumed(resume or "", recipe, changes))
-    workers = config.workers
-    number = f"{workers.fewest} to {workers.num}" if workers.fewest < workers.num else f"{workers.num}"
-    number += " worker" if number == "1" else " workers"
-    click.echo(f"run {config.name} on {config.data.uri}, {number}", err=True)
+    workers = "worker" if config.workers.num == 1 else "workers"
+    click.echo(f"run {config.name} on {config.data.uri}, {config.workers.count} {workers}", err=True)
     result = launch.run_training(config, resume=bool(resume))
     click.echo(f"validation mIoU {100 * result.miou:.2f} % after {result.steps} steps", err=True)
     click.echo(f"model  {result.model_uri}  (alias candidate)\nrun    {result.run_url}", err=True)

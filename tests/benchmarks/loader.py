@@ -8,8 +8,6 @@ the size of a photo, where they are ($ENCNET_TEST_CAMVID, else ../shared/data/ca
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -163,17 +161,10 @@ def loss_table(share: Share) -> Table:
     return table
 
 
-def hardware() -> str:
-    """This machine, in words."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
 def tables(small: bool) -> Iterator[Table]:
     """Speed at two sizes, cold epochs, and losses."""
     scale = SMALL if small else Scale()
-    print(hardware())
+    print(measure.hardware())
     if not is_installed():
         print("MosaicML Streaming is not installed, its rows are left out: make bench-peers")
     with running_store() as settings, tempfile.TemporaryDirectory(prefix="encnet-bench-") as folder:

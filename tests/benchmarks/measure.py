@@ -14,6 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.provenance import git_commit, node_facts
+
 THREADS = 2
 
 TURN_S = 0.05
@@ -84,6 +86,13 @@ def compare(title: str, seconds: Mapping[str, float], peaks: Mapping[str, int] |
             cells += [f"{peaks[form] / 2**20:.1f}", share]
         table.add_row(*cells)
     return table
+
+
+def hardware() -> str:
+    """This machine, in words, and what it runs."""
+    facts = node_facts()
+    python = facts["versions"]["python"]
+    return f"{facts['cpu']}, {facts['cores']} cores, Python {python}, commit {git_commit()}"
 
 
 def main(description: str, tables: Callable[[bool], Iterable[Table]]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.shard_writer import write_dataset
 from pipeline.shards import DatasetInfo, Sample
-from pipeline.storage import LocalStore
+from pipeline.storage import LocalStore, Versioned
 
 CLASSES = ("black", "red", "green", "blue")
 PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -66,6 +69,37 @@ def write_made_up(root: Path, num_train: int = 23, num_val: int = 7, samples_per
         palette=PALETTE,
         samples_per_shard=samples_per_shard,
     )
+
+
+Watch = Callable[[str, int, int | None, Callable[[], Versioned]], Versioned]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchedStore(LocalStore):
+    """A local store each of whose reads is `watch(key, offset, length, read)`, which gives what `read()` does."""
+
+    watch: Watch
+
+    def read_versioned(
+        self,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        version: str = "",
+        cancelled: threading.Event | None = None,
+    ) -> Versioned:
+        return self.watch(key, offset, length, partial(super().read_versioned, key, offset, length, version, cancelled))
+
+
+def noting_store(root: Path) -> tuple[WatchedStore, list[tuple[str, int, int | None]]]:
+    """A local store, and the (key, offset, length) of each of its reads, as they begin."""
+    reads: list[tuple[str, int, int | None]] = []
+
+    def watch(key: str, offset: int, length: int | None, read: Callable[[], Versioned]) -> Versioned:
+        reads.append((key, offset, length))
+        return read()
+
+    return WatchedStore(root=root, watch=watch), reads
 
 
 def read_with_webdataset(shards: list[Path]) -> list[dict[str, Any]]:

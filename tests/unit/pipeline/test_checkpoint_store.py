@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import checkpoint_store
-from pipeline.checkpoint import OPTIMIZER, STATE, WEIGHTS, write_snapshot
+from pipeline.checkpoint import EMA, OPTIMIZER, STATE, WEIGHTS, write_snapshot
 from pipeline.checkpoint_store import CheckpointStore, Saved, best, open_checkpoints, plan_prune
 from pipeline.errors import StorageError
 from pipeline.local_store import LocalStore
 from pipeline.resumed_read import PassingFault
+from tests.unit.pipeline.made_up_data import noting_store
 from tests.unit.pipeline.small_training import tiny_snapshot
 
 SAVED = st.lists(
@@ -82,6 +83,22 @@ def test_what_was_saved_is_fetched(checkpoints: CheckpointStore, tmp_path: Path)
     only.mkdir()
     checkpoints.fetch("step_0000002", only, [WEIGHTS])
     assert sorted(path.name for path in only.iterdir()) == [STATE, WEIGHTS]
+
+
+def test_the_weights_that_the_score_is_of_are_fetched_alone(checkpoints: CheckpointStore, tmp_path: Path) -> None:
+    snapshot = tiny_snapshot(3, miou=0.25)
+    for name, average in (("plain", None), ("averaged", {"a": snapshot.weights["a"] + 1})):
+        local, fetched = tmp_path / name, tmp_path / f"{name}-fetched"
+        local.mkdir()
+        fetched.mkdir()
+        write_snapshot(local, replace(snapshot, ema=average))
+        checkpoints.save(local, name)
+        store, reads = noting_store(tmp_path / "storage/runs/mine/checkpoints")
+        state = CheckpointStore(store=store).fetch_scored(name, fetched)
+        assert state.scored_weights == (EMA if average else WEIGHTS)
+        assert (fetched / state.scored_weights).read_bytes() == (local / state.scored_weights).read_bytes()
+        assert sorted(path.name for path in fetched.iterdir()) == sorted([STATE, state.scored_weights])
+        assert [key for key, _, _ in reads] == [f"{name}/{STATE}", f"{name}/{state.scored_weights}"]
 
 
 def test_a_score_may_come_later(checkpoints: CheckpointStore, tmp_path: Path) -> None:
@@ -164,12 +181,12 @@ class _Recording(LocalStore):
     """Says in which order files come and go, and fails as told."""
 
     calls: list[str] = []  # noqa: RUF012 - a frozen dataclass's own
-    faults: list[Exception] = []  # noqa: RUF012
+    faults: list[Exception | None] = []  # noqa: RUF012
 
     def upload(self, key: str, path: Path) -> None:
         self.calls.append(f"+{Path(key).name}")
-        if self.faults:
-            raise self.faults.pop()
+        if self.faults and (fault := self.faults.pop()):
+            raise fault
         super().upload(key, path)
 
     def delete(self, key: str) -> None:
@@ -190,6 +207,14 @@ def test_state_comes_last_and_goes_first(recording: CheckpointStore, tmp_path: P
     assert len(_Recording.calls) == 3
     recording.delete("step_0000002")
     assert _Recording.calls[3] == f"-{STATE}"
+    assert recording.store.list() == []
+
+
+def test_of_what_could_not_be_stored_whole_nothing_is_left(recording: CheckpointStore, tmp_path: Path) -> None:
+    _Recording.faults += [StorageError("No space left on device"), None]
+    with pytest.raises(StorageError, match="No space left"):
+        _save(recording, tmp_path, 2)
+    assert _Recording.calls == [f"+{WEIGHTS}", f"+{OPTIMIZER}", f"-{STATE}", f"-{WEIGHTS}"]
     assert recording.store.list() == []
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from encnet import ModelConfig
-from pipeline.config import OptimConfig, RunConfig, field_help, leaves
+from pipeline.config import OptimConfig, RunConfig, WorkersConfig, field_help, flat
 from pipeline.errors import InputError
 
 
@@ -121,9 +121,18 @@ def test_an_unknown_key_of_a_stored_configuration_is_refused() -> None:
 
 def test_every_field_is_explained() -> None:
     texts = field_help()
-    assert set(texts) == set(leaves(_config().to_dict()))
+    assert set(texts) == set(flat(_config().to_dict()))
     assert [name for name, text in texts.items() if not text.strip()] == []
     assert texts["precision"].startswith("[float32 | bf16 | fp16] ")
+
+
+def test_nested_values_by_dotted_name() -> None:
+    assert flat({"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
+@pytest.mark.parametrize(("num", "least", "count"), [(4, 0, "4"), (4, 4, "4"), (4, 1, "1 to 4"), (1, 0, "1")])
+def test_the_number_of_workers_in_words(num: int, least: int, count: str) -> None:
+    assert WorkersConfig(num=num, least=least).count == count
 
 
 def test_a_micro_batch_is_the_group() -> None:

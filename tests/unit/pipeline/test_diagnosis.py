@@ -17,7 +17,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
-from pipeline.diagnosis import contact_lost, diagnose, laggards, root_cause, stuck
+from pipeline.diagnosis import contact_lost, diagnose, has_trained, laggards, root_cause, stuck
 from pipeline.errors import DataError, InputError, StorageError, TrainingError
 from pipeline.failure_policy import Kind
 from pipeline.run_board import Beat, View
@@ -75,6 +75,20 @@ def test_a_worker_that_is_behind_is_named_although_it_lives() -> None:
     failure = diagnose(_group({0: TIMED_OUT}), behind)
     assert (failure.kind, failure.rank) == (Kind.HANG, 1)
     assert failure.message == "the others waited for it in vain: it still runs, at step 7, phase data"
+
+
+def test_a_worker_that_hangs_before_the_first_step_is_named() -> None:
+    view = View(size=2, beats={0: Beat(node="a", phase="ready"), 1: Beat(node="b", phase="start")})
+    failure = diagnose(_group({0: TIMED_OUT}), view)
+    assert (failure.kind, failure.rank, failure.step) == (Kind.HANG, 1, None)
+    assert failure.message == "the others waited for it in vain: it still runs, at step 0, phase start"
+
+
+def test_settings_are_right_once_a_worker_trains() -> None:
+    assert not has_trained(View())
+    assert not has_trained(View(beats={0: Beat(phase="start"), 1: Beat(phase="ready")}))
+    assert has_trained(View(beats={0: Beat(phase="ready"), 1: Beat(phase="data")}))
+    assert has_trained(AT_7)
 
 
 def test_nobody_is_accused_where_nobody_is_behind() -> None:
@@ -169,6 +183,10 @@ def test_contact_alone_is_lost_when_no_worker_is_known_to_have_ended() -> None:
         ({0: (5, "step", 0.0), 1: (5, "data", 0.0), 2: (5, "data", 0.0)}, [1, 2]),
         ({0: (5, "data", 0.0), 1: (5, "step", 20.0)}, [1]),
         ({0: (5, "upload", 0.0), 1: (5, "checkpoint", 0.0)}, [1]),
+        ({0: (0, "ready", 0.0), 1: (0, "start", 0.0)}, [1]),
+        ({0: (0, "start", 0.0), 1: (0, "start", 9.0)}, [1]),
+        ({0: (0, "data", 0.0), 1: (0, "ready", 0.0)}, [1]),
+        ({0: (7, "ready", 0.0), 1: (0, "ready", 0.0)}, [1]),  # the checkpoint of step 7 does not reach it
     ],
 )
 def test_who_is_behind(places: dict[int, tuple[int, str, float]], behind: list[int]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -12,53 +12,29 @@ from hypothesis import strategies as st
 
 from pipeline.eval_loader import EvalLoader
 from pipeline.shards import read_index
-from pipeline.storage import LocalStore, Versioned
+from pipeline.storage import Versioned
 from pipeline.world import World
-from tests.unit.pipeline.made_up_data import write_made_up
+from tests.unit.pipeline.made_up_data import WatchedStore, noting_store, write_made_up
 
 BESIDE = 4
 TIMEOUT_S = 10.0
 
 
-class MeetingStore(LocalStore):
-    """Reads of shards come in groups of BESIDE, or not at all."""
-
+def meeting_store(root: Path) -> WatchedStore:
+    """Its reads of shards come in groups of BESIDE, or not at all."""
     meeting = threading.Barrier(BESIDE)
 
-    def read_versioned(
-        self,
-        key: str,
-        offset: int = 0,
-        length: int | None = None,
-        version: str = "",
-        cancelled: threading.Event | None = None,
-    ) -> Versioned:
+    def watch(key: str, offset: int, length: int | None, read: Callable[[], Versioned]) -> Versioned:
         if key.endswith(".tar"):
-            self.meeting.wait(TIMEOUT_S)
-        return super().read_versioned(key, offset, length, version, cancelled)
+            meeting.wait(TIMEOUT_S)
+        return read()
 
-
-class NotingStore(LocalStore):
-    """Notes the reads of shards: (key, offset, length)."""
-
-    reads: ClassVar[list[tuple[str, int, int | None]]] = []
-
-    def read_versioned(
-        self,
-        key: str,
-        offset: int = 0,
-        length: int | None = None,
-        version: str = "",
-        cancelled: threading.Event | None = None,
-    ) -> Versioned:
-        if key.endswith(".tar"):
-            self.reads.append((key, offset, length))
-        return super().read_versioned(key, offset, length, version, cancelled)
+    return WatchedStore(root=root, watch=watch)
 
 
 def test_samples_are_read_side_by_side_whatever_decodes_them(tmp_path: Path) -> None:
     write_made_up(tmp_path, num_val=2 * BESIDE)
-    store = MeetingStore(root=tmp_path)
+    store = meeting_store(tmp_path)
     batches = list(
         EvalLoader(store, read_index(store, "val"), world=World(), threads=1, lookahead=BESIDE, block_bytes=1)
     )
@@ -67,12 +43,13 @@ def test_samples_are_read_side_by_side_whatever_decodes_them(tmp_path: Path) -> 
 
 def test_no_more_is_read_than_the_batches_ahead(tmp_path: Path) -> None:
     write_made_up(tmp_path, num_val=12)
-    store = NotingStore(root=tmp_path)
-    store.reads.clear()
-    batches = iter(EvalLoader(store, read_index(store, "val"), world=World(), lookahead=2, block_bytes=1))
+    store, reads = noting_store(tmp_path)
+    index = read_index(store, "val")
+    reads.clear()
+    batches = iter(EvalLoader(store, index, world=World(), lookahead=2, block_bytes=1))
     next(batches)
     batches.close()  # type: ignore[attr-defined]
-    assert len(store.reads) <= 3
+    assert 1 <= len(reads) <= 3
 
 
 @settings(max_examples=30, deadline=None)
@@ -80,9 +57,9 @@ def test_no_more_is_read_than_the_batches_ahead(tmp_path: Path) -> None:
 def test_each_sample_once_and_read_once_for_any_number_of_ranks(
     root: Path, world_size: int, batch_size: int, block_bytes: int, lookahead: int
 ) -> None:
-    store = NotingStore(root=root)
+    store, reads = noting_store(root)
     index = read_index(store, "train")
-    store.reads.clear()
+    reads.clear()
     ids: list[int] = []
     for rank in range(world_size):
         loader = EvalLoader(
@@ -98,18 +75,18 @@ def test_each_sample_once_and_read_once_for_any_number_of_ranks(
         ids += [sample for batch in batches for sample in batch.sample_ids.tolist()]
     assert ids == list(range(len(index)))
     runs = {(index.shard_key(one), int(index.offset[one])): int(index.length[one]) for one in range(len(index))}
-    assert sum(length or 0 for _, _, length in store.reads) == sum(runs.values())
-    for key, offset, length in store.reads:
+    assert sum(length or 0 for _, _, length in reads) == sum(runs.values())
+    for key, offset, length in reads:
         assert length is not None
         assert length <= block_bytes or runs[key, offset] == length
 
 
 def test_a_share_is_read_in_blocks(root: Path) -> None:
-    store = NotingStore(root=root)
+    store, reads = noting_store(root)
     index = read_index(store, "train")
-    store.reads.clear()
+    reads.clear()
     assert sum(len(batch.images) for batch in EvalLoader(store, index, world=World(1, 2))) == 11
-    assert [(key, offset) for key, offset, _ in sorted(store.reads)] == [
+    assert [(key, offset) for key, offset, _ in sorted(reads)] == [
         ("train/000001.tar", index.offset[12]),
         ("train/000002.tar", 0),
     ]

@@ -9,9 +9,12 @@ import pytest
 
 from encnet import ModelConfig
 from pipeline import launch
+from pipeline.checkpoint import EMA, WEIGHTS, write_snapshot
+from pipeline.checkpoint_store import open_checkpoints
 from pipeline.config import DataConfig, RunConfig
-from pipeline.errors import InputError
+from pipeline.errors import InputError, TrainingError
 from tests.unit.pipeline.made_up_data import write_made_up
+from tests.unit.pipeline.small_training import tiny_snapshot
 
 
 @pytest.fixture
@@ -57,3 +60,21 @@ def test_what_can_not_be_trained_on_is_refused(config: RunConfig, monkeypatch: p
     assert _refusal(replace(config, storage="")).startswith("storage: empty: run 'encnet stack up', or give --storage")
     (Path(uri) / "val" / "index.parquet").unlink()
     assert _refusal(config).endswith("val/index.parquet: the index is missing: prepare or index the data set again")
+
+
+def test_the_best_weights_that_are_whole_are_registered(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(str(tmp_path / "storage"), "mine")
+    for step, miou in ((2, 0.3), (4, 0.5), (6, None)):
+        snapshot = tiny_snapshot(step, miou)
+        local = tmp_path / snapshot.state.name
+        local.mkdir()
+        write_snapshot(local, replace(snapshot, ema={"a": snapshot.weights["a"] + 1}))
+        checkpoints.save(local, snapshot.state.name)
+    folder = tmp_path / "fetched"
+    for best in ("step_0000004", "step_0000002"):
+        folder.mkdir(exist_ok=True)
+        assert launch.fetch_best(checkpoints, folder).name == best
+        assert (folder / WEIGHTS).read_bytes() == (tmp_path / best / EMA).read_bytes()
+        Path(checkpoints.uri(best), EMA).write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="no checkpoint there was validated and is whole"):
+        launch.fetch_best(checkpoints, folder)

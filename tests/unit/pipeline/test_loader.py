@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +25,15 @@ from pipeline.shards import ShardIndex, read_index, run_checksum
 from pipeline.storage import LocalStore, Store, Versioned
 from pipeline.transforms import TransformConfig
 from pipeline.world import World
-from tests.unit.pipeline.made_up_data import CLASSES, PALETTE, SIZES, make_samples, write_made_up
+from tests.unit.pipeline.made_up_data import (
+    CLASSES,
+    PALETTE,
+    SIZES,
+    WatchedStore,
+    make_samples,
+    noting_store,
+    write_made_up,
+)
 
 TRANSFORM = TransformConfig(crop_size=(32, 40), rotate_degrees=10)
 BATCH_SIZE = 6
@@ -51,23 +59,6 @@ class GlobalBatch:
         return same and np.array_equal(self.pixels, other.pixels) and np.array_equal(self.labels, other.labels)
 
     __hash__ = None  # type: ignore[assignment]
-
-
-class CountingStore(LocalStore):
-    """A local store that counts its reads."""
-
-    num_reads = 0
-
-    def read_versioned(
-        self,
-        key: str,
-        offset: int = 0,
-        length: int | None = None,
-        version: str = "",
-        cancelled: threading.Event | None = None,
-    ) -> Versioned:
-        type(self).num_reads += 1
-        return super().read_versioned(key, offset, length, version, cancelled)
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +152,16 @@ def test_a_sample_is_augmented_anew_in_each_epoch(store: Store) -> None:
 
 
 def test_each_block_is_read_once_while_memory_lasts(root: Path) -> None:
-    store = CountingStore(root=root)
+    store, reads = noting_store(root)
     index = read_index(store, "train")
     order = _order(index)
-    CountingStore.num_reads = 0
+    reads.clear()
     with TrainLoader(store, index, order, world=World(), transform=TRANSFORM, seed=9) as loader:
         samples = sum(len(next(loader).images) for _ in range(20))
         assert loader.metrics.samples == samples == 20 * BATCH_SIZE
         assert loader.metrics.bytes_read == int(index.length.sum())
         assert loader.metrics.wait_s > 0
-    assert CountingStore.num_reads == len(order.block_bounds) - 1
+    assert len(reads) == len(order.block_bounds) - 1
 
 
 def _flip_byte(root: Path, index: ShardIndex, sample: int, extension: str) -> None:
@@ -204,29 +195,19 @@ def test_a_changed_byte_is_an_error_that_names_shard_and_key(tmp_path: Path, ext
 
 
 def test_a_run_that_went_wrong_on_its_way_is_read_again(root: Path) -> None:
-    class FlakyStore(LocalStore):
-        """Spoils the first read of each object."""
+    seen: set[str] = set()
 
-        seen: ClassVar[set[str]] = set()
-
-        def read_versioned(
-            self,
-            key: str,
-            offset: int = 0,
-            length: int | None = None,
-            version: str = "",
-            cancelled: threading.Event | None = None,
-        ) -> Versioned:
-            read = super().read_versioned(key, offset, length, version, cancelled)
-            if key not in self.seen:
-                self.seen.add(key)
-                return read._replace(data=bytes(len(read.data)))
-            return read
+    def spoil_first(key: str, offset: int, length: int | None, read: Callable[[], Versioned]) -> Versioned:
+        found = read()
+        if key in seen:
+            return found
+        seen.add(key)
+        return found._replace(data=bytes(len(found.data)))
 
     whole = list(EvalLoader(LocalStore(root=root), read_index(LocalStore(root=root), "val"), world=World()))
-    store = FlakyStore(root=root)
+    store = WatchedStore(root=root, watch=spoil_first)
     read = list(EvalLoader(store, read_index(store, "val"), world=World()))
-    assert store.seen == {"dataset.json", "val/index.parquet", "val/000000.tar"}
+    assert seen == {"dataset.json", "val/index.parquet", "val/000000.tar"}
     assert len(read) == len(whole)
     assert all(torch.equal(ours.images, theirs.images) for ours, theirs in zip(read, whole, strict=True))
 
@@ -257,7 +238,7 @@ def test_an_indexed_sample_that_is_no_image_is_an_error(tmp_path: Path) -> None:
     index = replace(index, length=np.array([2048]), checksum=np.array([run_checksum(run)], np.uint64))
     reader = SampleReader(store, index)
     with pytest.raises(DataError, match=r"sample 's0000': has no seg\.png, only png, txt"):
-        reader.decode(0, reader.read(0, 1))
+        reader.load(0)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])

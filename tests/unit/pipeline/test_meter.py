@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline import meter as meter_module
 from pipeline.errors import TrainingError
 from pipeline.meter import Meter
 
-TIMED = {"train/images_per_s", "train/data_wait_share", "train/checkpoint_stall_s", "train/checkpoint_stall_share"}
+TIMED = {
+    "train/images_per_s",
+    "train/data_wait_share",
+    "train/read_mb_per_s",
+    "train/checkpoint_stall_s",
+    "train/checkpoint_stall_share",
+}
 
 
 def _meter(losses: Any = (), unlogged: Any = (), **options: Any) -> Meter:
@@ -29,11 +36,18 @@ def _timeless(points: dict[int, dict[str, float]]) -> dict[int, dict[str, float]
     }
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(meter_module.time, "monotonic", lambda: now[0])
+    return now
+
+
 def _run(meter: Meter, first: int, stop: int, checkpoint_at: int = 0) -> None:
     for step, row in enumerate(_rows(first, stop), start=first + 1):
         meter.add(row)
         if step % 5 == 0:
-            meter.log(step, 0.1, 0.0)
+            meter.log(step, 0.1, 0.0, 0)
         if step == checkpoint_at:
             meter.gather(step)
 
@@ -67,8 +81,29 @@ def test_pauses_do_not_count_as_training() -> None:
     meter.add(_rows(0, 1)[0])
     with meter.paused():
         time.sleep(0.5)
-    meter.log(1, 0.1, 0.0)
+    meter.log(1, 0.1, 0.0, 0)
     assert meter.points[1]["train/images_per_s"] > 4 / 0.4
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_what_all_ranks_read_is_told_by_the_second(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, num_ranks: int
+) -> None:
+    if num_ranks > 1:  # of which each does the same
+        monkeypatch.setattr(meter_module.dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(meter_module.dist, "all_reduce", lambda table: table.mul_(num_ranks))
+    meter = _meter()
+    for step, bytes_read in ((5, 20_000_000), (10, 25_000_000)):
+        for row in _rows(step - 5, step - 2):
+            meter.add(row)
+        meter.gather(step - 2)  # for a checkpoint
+        for row in _rows(step - 2, step):
+            meter.add(row)
+        clock[0] += 4.0
+        meter.log(step, 0.1, 0.0, bytes_read)
+    assert meter.points[5]["train/read_mb_per_s"] == pytest.approx(num_ranks * 20 / 4)
+    assert meter.points[10]["train/read_mb_per_s"] == pytest.approx(num_ranks * 5 / 4)
+    assert meter.losses == [num_ranks * (1.0 + step) for step in range(10)]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +129,7 @@ def test_fp16_skips_steps_but_not_for_ever() -> None:
     rows[1][4] = float("inf")
     for row in rows:
         meter.add(row)
-    meter.log(5, 0.1, 0.0)
+    meter.log(5, 0.1, 0.0, 0)
     assert meter.points[5]["train/skipped_steps"] == 1
     assert meter.points[5]["train/grad_norm"] == pytest.approx((0 + 4 + 6 + 8) / 4)
     for _ in range(50):

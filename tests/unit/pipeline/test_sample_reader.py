@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import StorageError
 from pipeline.sample_reader import SampleReader
 from pipeline.shards import read_index
 from pipeline.storage import LocalStore, ObjectChanged, ObjectNotFound
-from tests.unit.pipeline.made_up_data import write_made_up
+from tests.unit.pipeline.made_up_data import colours, make_samples, write_made_up
 
 
 @pytest.fixture
@@ -25,6 +26,14 @@ def test_neighbours_come_in_one_read(reader: SampleReader, tmp_path: Path) -> No
     begin, end = int(reader.index.offset[3]), int(reader.index.offset[6])
     assert bytes(reader.read(3, 6)) == (tmp_path / "train/000000.tar").read_bytes()[begin:end]
     assert reader.bytes_read == end - begin
+
+
+def test_a_sample_is_loaded_by_itself(reader: SampleReader) -> None:
+    image, label = reader.load(13)
+    expected = make_samples(14)[13].label
+    assert np.array_equal(label, expected)
+    assert np.array_equal(image, colours(expected))
+    assert reader.bytes_read == reader.index.length[13]
 
 
 def test_a_shard_replaced_while_in_use_is_an_error_that_says_so(reader: SampleReader, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.resume import store_config
 from tests.conftest import stack_variables
 from tests.unit.pipeline.made_up_data import CLASSES, write_made_up
-from workflows.dry_run import curve, report, show, sources
+from workflows.dry_run import curve, report, settings, show
 from workflows.run_checks import Findings, check_run
 from workflows.train import recipe_config
 
@@ -136,13 +136,13 @@ def test_start_weights_are_tried(config: RunConfig, tmp_path: Path) -> None:
 
 
 def test_who_set_a_field(config: RunConfig) -> None:
-    who = sources(config)
+    who = {path: one.source for path, one in settings(config).items()}
     assert who["optim.epochs"] == who["optim.batch_size"] == who["data.uri"] == "given"
     assert who["optim.kind"] == who["loss.class_weighting"] == "recipe"
     assert who["optim.momentum"] == who["seed"] == "default"
     # Set to what the recipe has anyhow, or back to the default: told by what came of it.
-    assert sources(config.override({"optim.kind": "adamw"}))["optim.kind"] == "recipe"
-    assert sources(config.override({"optim.kind": "sgd"}))["optim.kind"] == "given"
+    assert settings(config.override({"optim.kind": "adamw"}))["optim.kind"].source == "recipe"
+    assert settings(config.override({"optim.kind": "sgd"}))["optim.kind"].source == "given"
 
 
 def test_the_report_for_people(config: RunConfig) -> None:

@@ -79,6 +79,15 @@ def test_a_run_is_resumed_as_it_was_stored(tmp_path: Path) -> None:
         resumed("mine", None, {**storage, "name": "other"})
 
 
+def test_storage_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENCNET_STORAGE", raising=False)
+    with pytest.raises(InputError, match=r"^storage: empty: run 'encnet stack up', or give --storage s3://BUCKET/PRE"):
+        resumed("mine", None, {})
+    monkeypatch.setenv("ENCNET_STORAGE", str(tmp_path))
+    with pytest.raises(InputError, match=f"^resume: no run 'mine' in {tmp_path}/runs"):
+        resumed("mine", None, {})
+
+
 def test_a_recipe_or_a_run_must_be_named() -> None:
     with pytest.raises(InputError, match=r"^RECIPE: missing: name one of .*camvid_r18.*, or a run with --resume"):
         train.callback(None, None, False, False)  # type: ignore[misc]
