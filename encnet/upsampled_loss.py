@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -14,11 +13,14 @@ from torch.autograd.function import once_differentiable
 
 from encnet.resampling import positions, taps_at
 
-CPU_STRIP_ELEMENTS = 2**20
+CPU_STRIP_ELEMENTS = 2**21
 """Logits in a strip: what fits into a core's cache."""
 
 GPU_STRIP_ELEMENTS = 2**26
 """Logits in a strip: what keeps a GPU busy."""
+
+ROWS = 16
+"""So many rows at least, of fewer images: neighbours share what they are mixed from."""
 
 
 def upsampled_cross_entropy(
@@ -77,37 +79,30 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
 
 
 class Strip(NamedTuple):
-    """Rows of the labels between the same two rows of the logits."""
+    """Rows of the labels, and those of the logits that they are mixed from."""
 
     images: slice
     rows: slice
-    low: int
-    high: int
+    """R of the labels'."""
+    sources: slice
+    """S of the logits'."""
     mix: Tensor
-    """(2, R): what each row takes from row `low` and from row `high` of the logits."""
+    """(R, S): what each row takes of each source."""
 
 
 def _strips(logits: Tensor, size: Sequence[int], align_corners: bool) -> Iterator[Strip]:
     """Cut labels of `size` (H, W) into strips, none of them larger than it should be."""
     batch, channels, length = logits.shape[:3]
     most = CPU_STRIP_ELEMENTS if logits.device.type == "cpu" else GPU_STRIP_ELEMENTS
-    rows_that_fit = most // max(1, channels * size[1])
-    most_rows = max(1, rows_that_fit)
-    most_images = max(1, rows_that_fit // math.ceil(size[0] / length))
-    axis = _interpolation(length, size[0], align_corners, logits.device, logits.dtype)
-    for first in range(0, batch, most_images):
-        for top, bottom in pairwise([*_cuts(axis.lows, most_rows), size[0]]):
-            images, rows = slice(first, first + most_images), slice(top, bottom)
-            yield Strip(images, rows, axis.lows[top], axis.highs[top], axis.mix[:, rows])
-
-
-def _cuts(lows: Sequence[int], most_rows: int) -> list[int]:
-    """Where strips begin: at a new `low`, and after `most_rows`."""
-    cuts = [0]
-    for row, low in enumerate(lows):
-        if low != lows[cuts[-1]] or row - cuts[-1] == most_rows:
-            cuts.append(row)
-    return cuts
+    height, rows_that_fit = size[0], max(1, most // max(1, channels * size[1]))
+    axis = _interpolation(length, height, align_corners, logits.device, logits.dtype)
+    most_images = max(1, min(batch, rows_that_fit // ROWS))
+    most_rows = max(1, rows_that_fit // most_images)
+    for first, top in product(range(0, batch, most_images), range(0, height, most_rows)):
+        bottom = min(top + most_rows, height)
+        sources = slice(axis.lows[top], axis.highs[bottom - 1] + 1)
+        mix = axis.matrix[top:bottom, sources]
+        yield Strip(slice(first, first + most_images), slice(top, bottom), sources, mix)
 
 
 def _add_strip(
@@ -116,8 +111,7 @@ def _add_strip(
     """Return the strip's sum of losses, and add its gradient to `grad`, unless that is None."""
     target = ids[strip.images, strip.rows].unsqueeze(1)  # (B, 1, R, W)
     weight = weights[strip.images, strip.rows].unsqueeze(1)  # (B, 1, R, W)
-    low, high = (logits[strip.images, :, row] @ columns.T for row in (strip.low, strip.high))  # (B, C, W)
-    scores = torch.lerp(low.unsqueeze(2), high.unsqueeze(2), strip.mix[1][:, None])  # (B, C, R, W)
+    scores = strip.mix @ (logits[strip.images, :, strip.sources] @ columns.T)  # (B, C, R, W)
     scores -= scores.amax(dim=1, keepdim=True)
     picked = scores.gather(1, target)
     mass = scores.exp_().sum(dim=1, keepdim=True)  # (B, 1, R, W)
@@ -125,9 +119,7 @@ def _add_strip(
         # weight * (softmax - one-hot), then back through the rows and the columns.
         scores *= weight / mass
         scores.scatter_(1, target, scores.gather(1, target) - weight)
-        pulled = (strip.mix @ scores) @ columns  # (B, C, 2, w)
-        grad[strip.images, :, strip.low] += pulled[:, :, 0]
-        grad[strip.images, :, strip.high] += pulled[:, :, 1]
+        grad[strip.images, :, strip.sources] += (strip.mix.T @ scores) @ columns  # (B, C, S, w)
     return ((mass.log() - picked) * weight).sum(dtype=torch.float64)
 
 
@@ -138,10 +130,8 @@ class Interpolation(NamedTuple):
     """(outputs): the first of the two."""
     highs: list[int]
     """(outputs): the second, which may be the first."""
-    mix: Tensor
-    """(2, outputs): what is taken of each."""
     matrix: Tensor
-    """(outputs, inputs): all of it as one product."""
+    """(outputs, inputs): what each output takes of each input."""
 
 
 @lru_cache(maxsize=64)  # to copy these to a GPU at every step would wait for the work that it has in hand
@@ -153,4 +143,4 @@ def _interpolation(
         indices, weights = taps_at(positions(inputs, outputs, align_corners), inputs)  # (2, outputs) each
         matrix = weights.new_zeros(outputs, inputs).scatter_add_(1, indices.T, weights.T)
         lows, highs = indices.tolist()
-        return Interpolation(lows, highs, weights.to(device, dtype), matrix.to(device, dtype))
+        return Interpolation(lows, highs, matrix.to(device, dtype))
