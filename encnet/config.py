@@ -53,6 +53,9 @@ class ModelConfig:
     lateral: bool = False
     """Fuse the features of layer2 and layer3 into the head, at stride 8 whatever the output stride."""
 
+    detail_channels: int = 0
+    """Refine the head's map at stride 4 with so many channels of layer1 (DeepLabV3+: 48): for thin things; 0: don't."""
+
     se_loss: bool = True
     """Predict which classes are present, for the SE-loss. Of no effect in an fcn."""
 
@@ -81,6 +84,8 @@ class ModelConfig:
         for name in ("num_classes", "head_channels", "num_codes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is too small: give at least 1")
+        if self.detail_channels < 0:
+            raise ValueError(f"detail_channels: {self.detail_channels} is negative: give 48, or 0 for none")
         if not 0 < self.input_scale <= 4:
             raise ValueError(f"input_scale: {self.input_scale} is out of range: give a number above 0, at most 4")
         if not 0 <= self.dropout < 1:

@@ -119,6 +119,7 @@ def infer_fields(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             "head_channels": _size(tensors, "head.classifier.weight", 1),
             "jpu": _has(tensors, "jpu.project."),
             "lateral": _has(tensors, "head.lateral."),
+            "detail_channels": _size(tensors, "head.detail.conv.weight", 0) or 0,
             "aux": _has(tensors, "aux_head."),
             "arch": "encnet" if _has(tensors, "head.context.") else "fcn",
         }

@@ -34,7 +34,10 @@ class SegmentationOutput(NamedTuple):
 
 
 class Head(nn.Module):
-    """3x3 or 1x1 conv + BN + ReLU -> [lateral fusion] -> [context] -> dropout -> 1x1 classifier.
+    """3x3 or 1x1 conv + BN + ReLU -> [lateral fusion] -> [context] -> [refinement] -> dropout -> 1x1 classifier.
+
+    The refinement is DeepLabV3+'s decoder (Chen et al., ECCV 2018): the map, brought to stride 4, and layer1's
+    features, made narrow, pass a 3x3 convolution together.
 
     Args:
         in_channels: width of the features.
@@ -44,6 +47,7 @@ class Head(nn.Module):
         layer: number of the head's dropout layer.
         kernel_size: of the first convolution.
         lateral_channels: widths of the maps to fuse in, none by default.
+        fine_channels: width of layer1's features, to refine with where the config says so.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Head(nn.Module):
         layer: int,
         kernel_size: int = 3,
         lateral_channels: tuple[int, ...] = (),
+        fine_channels: int = 0,
     ) -> None:
         super().__init__()
         self.align_corners = config.align_corners
@@ -66,13 +71,21 @@ class Head(nn.Module):
         above_8 = config.output_stride > 8
         self.above_stride_8 = (above_8, False, above_8 or config.jpu)
         self.context = _context(channels, config) if context else None
+        narrow = config.detail_channels if fine_channels else 0
+        self.detail = conv_bn_relu(fine_channels, narrow, kernel_size=1) if narrow else None
+        self.refinement = conv_bn_relu(channels + narrow, channels, kernel_size=3) if narrow else None
         self.dropout = KeyedDropout2d(config.dropout, layer=layer)
         self.classifier = nn.Conv2d(channels, config.num_classes, kernel_size=1)
         initialise(self)
         nn.init.normal_(self.classifier.weight, std=0.01)
 
-    def forward(self, features: Tensor, laterals: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor | None]:
-        """(B, in_channels, h, w) -> logits (B, num_classes, h, w), and SE logits (B, num_classes) or None."""
+    def forward(
+        self, features: Tensor, laterals: tuple[Tensor, ...] = (), fine: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, in_channels, h, w) -> logits (B, num_classes, h, w), and SE logits (B, num_classes) or None.
+
+        Where there are laterals the logits have the size of the first, where the head refines that of `fine`.
+        """
         x = self.bottleneck(features)  # (B, channels, h, w)
         if self.fusion is not None:
             maps = [x, *(project(lateral) for project, lateral in zip(self.lateral, laterals, strict=True))]
@@ -84,6 +97,9 @@ class Head(nn.Module):
         se_logits = None
         if self.context is not None:
             x, se_logits = self.context(x)
+        if self.detail is not None and self.refinement is not None and fine is not None:
+            x = _resize(x, fine.shape[-2:], self.align_corners)
+            x = self.refinement(torch.cat([x, self.detail(fine)], dim=1))
         return self.classifier(self.dropout(x)), se_logits
 
 
@@ -99,7 +115,7 @@ class SegmentationNet(nn.Module):
         self.config = config
         context = config.arch == "encnet"
         self.backbone = ResNet(config.backbone, config.stem, 32 if config.jpu else config.output_stride)
-        _, c3, c4, c5 = self.backbone.channels
+        c2, c3, c4, c5 = self.backbone.channels
         self.jpu = JPU((c3, c4, c5), config.head_channels, config.align_corners) if config.jpu else None
         # FastFCN's EncNet has 1x1 here: the JPU has looked around already.
         in_channels, kernel_size = (c5, 3) if self.jpu is None else (self.jpu.channels, 1)
@@ -112,6 +128,7 @@ class SegmentationNet(nn.Module):
             layer=0,
             kernel_size=kernel_size,
             lateral_channels=lateral,
+            fine_channels=c2,
         )
         self.aux_head = Head(c4, c4 // 4, config, context and config.aux_context, layer=1) if config.aux else None
 
@@ -131,7 +148,7 @@ class SegmentationNet(nn.Module):
         features: Features = self.backbone(self._rescale(images))
         laterals = (features.c3, features.c4) if self.config.lateral else ()
         top = features.c5 if self.jpu is None else self.jpu(features.c3, features.c4, features.c5)
-        logits, se_logits = self.head(top, laterals)
+        logits, se_logits = self.head(top, laterals, features.c2)
         size = images.shape[-2:] if upsample else None
         aux_logits = None
         if self.aux_head is not None and (self.training if auxiliary is None else auxiliary):

@@ -43,8 +43,9 @@ def test_a_head_counted_by_hand() -> None:
         {"arch": "fcn", "lateral": True, "output_stride": 16, "input_scale": 0.5},
         {"jpu": True, "aux_context": True},
         {"aux": False, "se_loss": False},
+        {"output_stride": 16, "lateral": True, "detail_channels": 3},
     ],
-    ids=["encnet", "fcn-lateral", "jpu", "bare"],
+    ids=["encnet", "fcn-lateral", "jpu", "bare", "detail"],
 )
 def test_nothing_is_forgotten(changes: dict[str, object]) -> None:
     """torch counts what its convolutions and matrix products really do, on real numbers."""

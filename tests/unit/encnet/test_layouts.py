@@ -217,13 +217,23 @@ def test_knows_no_other() -> None:
     backbone=st.sampled_from(["resnet18", "resnet50"]),
     stem=st.sampled_from(get_args(Stem)),
     arch=st.sampled_from(["encnet", "fcn"]),
-    widths=st.tuples(*[st.integers(1, 9)] * 3),
+    widths=st.tuples(*[st.integers(1, 9)] * 3, st.integers(0, 9)),
     switches=st.tuples(*[st.booleans()] * 5),
 )
 def test_reads_the_config_off_the_tensors(
     backbone: str, stem: str, arch: str, widths: tuple[int, ...], switches: tuple[bool, ...]
 ) -> None:
-    names = ("num_classes", "head_channels", "num_codes", "lateral", "se_loss", "aux", "aux_context", "jpu")
+    names = (
+        "num_classes",
+        "head_channels",
+        "num_codes",
+        "detail_channels",
+        "lateral",
+        "se_loss",
+        "aux",
+        "aux_context",
+        "jpu",
+    )
     config = dict(zip(names, (*widths, *switches), strict=True)) | {"backbone": backbone, "stem": stem, "arch": arch}
     read = infer_fields(state(**config))
     of_no_effect = {"num_codes", "se_loss", "aux_context"} if arch == "fcn" else set()

@@ -25,6 +25,7 @@ LAYOUTS: list[dict[str, Any]] = [
     {"output_stride": 8, "jpu": True, "lateral": True, "align_corners": True, "stem": "deep64"},
     {"output_stride": 16, "input_scale": 0.75},
     {"output_stride": 8, "jpu": True, "arch": "fcn"},
+    {"output_stride": 16, "lateral": True, "detail_channels": 3},
 ]
 
 
@@ -176,6 +177,22 @@ def test_lateral_maps_meet_at_stride_8(small: ModelConfig, align_corners: bool) 
     assert head.context is not None
     expected = head.classifier(head.context(head.fusion(torch.cat(resized, dim=1)))[0])
     torch.testing.assert_close(head(features.c5, (features.c3, features.c4))[0], expected)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@torch.no_grad()
+def test_detail_refines_at_stride_4(small: ModelConfig, align_corners: bool) -> None:
+    model = build_model(replace(small, detail_channels=3, align_corners=align_corners)).eval()
+    head, features = model.head, model.backbone(torch.randn(1, 3, 70, 40))
+    assert head.context is not None
+    assert head.detail is not None
+    assert head.refinement is not None
+    context, _ = head.context(head.bottleneck(features.c5))
+    resized = F.interpolate(context, size=(18, 10), mode="bilinear", align_corners=align_corners)
+    detail = head.detail(features.c2)
+    assert detail.shape == (1, 3, 18, 10)
+    expected = head.classifier(head.refinement(torch.cat([resized, detail], dim=1)))
+    torch.testing.assert_close(head(features.c5, (), features.c2)[0], expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

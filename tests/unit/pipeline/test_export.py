@@ -29,7 +29,9 @@ HERE = str(Path(encnet.__file__).parents[1]).encode()
 NARROW = encnet.ModelConfig(num_classes=2, backbone="resnet18", head_channels=16, num_codes=4)
 VARIANTS = {
     "default": NARROW,
-    "with every resize": replace(NARROW, output_stride=16, lateral=True, input_scale=0.5, align_corners=True),
+    "with every resize": replace(
+        NARROW, output_stride=16, lateral=True, input_scale=0.5, align_corners=True, detail_channels=3
+    ),
 }
 
 
