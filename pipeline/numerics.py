@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
 from pipeline.config import RunConfig
 
+_HALF_PRECISION = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "fp16_arith"}}
+"""What a CPU can have that computes in a precision, as torch names it."""
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
@@ -24,6 +27,14 @@ def numerics(config: RunConfig, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+def is_emulated(config: RunConfig, device: torch.device, capabilities: Mapping[str, Any] | None = None) -> bool:
+    """Whether the recipe's precision is one that this CPU, of `capabilities`, has no arithmetic for."""
+    if device.type != "cpu" or config.precision == "float32":
+        return False
+    able = torch.cpu.get_capabilities() if capabilities is None else capabilities
+    return not any(able.get(name) for name in _HALF_PRECISION[config.precision])
 
 
 @contextmanager

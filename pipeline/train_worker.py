@@ -21,7 +21,7 @@ from pipeline.checkpoint_store import CheckpointStore, open_checkpoints
 from pipeline.cluster import open_pulse
 from pipeline.config import RunConfig
 from pipeline.fit import fit
-from pipeline.numerics import numerics
+from pipeline.numerics import is_emulated, numerics
 from pipeline.train_log import open_outbox
 from pipeline.train_setup import Worker, begin, setup
 from pipeline.world import World
@@ -42,6 +42,8 @@ def train_worker(job: dict[str, Any]) -> None:
         pulse = stack.enter_context(open_pulse(board, world))
         stack.enter_context(numerics(config, device))
         worker = setup(config, world, device, board, pulse)
+        if is_emulated(config, device):
+            worker.note("slow precision", f"this CPU emulates {config.precision}: --precision float32 is far faster", 0)
         if world.rank == 0:
             pulse.at(0, "start")  # the others wait for what it reads: the newest checkpoint, or the start weights
         checkpoints = open_checkpoints(config.storage, config.name)

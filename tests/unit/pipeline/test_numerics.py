@@ -1,15 +1,17 @@
-"""What a run sets in torch is as before when it is over."""
+"""What a run sets in torch is as before when it is over; what a CPU would only emulate is known."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 
 from encnet import ModelConfig
 from pipeline.config import RunConfig, WorkersConfig
-from pipeline.numerics import numerics
+from pipeline.numerics import is_emulated, numerics
 
 CPU = torch.device("cpu")
 
@@ -51,3 +53,22 @@ def test_a_deterministic_run_refuses_what_is_not() -> None:
     values, places = torch.ones(1, 1, 2, 2), torch.arange(4).view(1, 1, 2, 2)
     with numerics(_config(True), CPU), pytest.raises(RuntimeError, match="deterministic"):
         torch.nn.MaxUnpool2d(2)(values, places)
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "emulated"),
+    [
+        ("float32", {}, False),
+        ("bf16", {"avx512_f": True}, True),
+        ("bf16", {"avx512_bf16": False, "amx_bf16": True}, False),
+        ("bf16", {"architecture": "aarch64", "bf16": True}, False),
+        ("fp16", {"amx_bf16": True}, True),
+        ("fp16", {"avx512_fp16": True}, False),
+    ],
+)
+def test_what_a_cpu_would_emulate(
+    precision: Literal["float32", "bf16", "fp16"], capabilities: dict[str, object], emulated: bool
+) -> None:
+    config = replace(_config(False), precision=precision)
+    assert is_emulated(config, CPU, capabilities) is emulated
+    assert not is_emulated(config, torch.device("cuda"), capabilities)
