@@ -83,6 +83,8 @@ class RunState:
     """Points of curves that MLflow had not confirmed yet, as `Outbox.pending` gives them."""
     bad_samples: list[str] = field(default_factory=list)
     """A line for each training sample that could not be decoded, and another took the place of."""
+    sample_ids: list[list[int]] = field(default_factory=list)
+    """The rows of the train split's index shown in each step, by lane; empty unless the recipe asks for the record."""
     files: dict[str, StoredFile] = field(default_factory=dict)
     """Size and digest of the checkpoint's other files, by name."""
 

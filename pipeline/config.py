@@ -191,6 +191,8 @@ class CheckpointConfig:
     """The newest so many are kept: when one turns out to be broken, the one before it takes its place."""
     keep_best: int = 1
     """The best so many by validation mIoU are kept."""
+    record_samples: bool = False
+    """Keep in each checkpoint which samples made up each step, some 8 bytes a sample: to show that none was lost."""
 
     def __post_init__(self) -> None:
         _positive(every_s=self.every_s, keep_last=self.keep_last)

@@ -149,7 +149,7 @@ def _without_workers(cause: BaseException, restarted: bool) -> Kind:
     """The kind of a failure that was not a worker's."""
     if isinstance(cause, InputError) and not restarted:
         return Kind.INPUT
-    if isinstance(cause, (*_OUTAGES, InputError)):
+    if isinstance(cause, (*_OUTAGES, OSError, InputError)):  # Ray Train keeps books on storage, and tells by OSError
         return Kind.OUTAGE
     return Kind.WORKER_DEATH if _died(cause) else Kind.STARTUP
 

@@ -21,6 +21,7 @@ from pipeline.errors import InputError, StorageError
 from pipeline.loader import TrainLoader
 from pipeline.meter import Meter
 from pipeline.run_board import STOP, Pulse
+from pipeline.sample_record import SampleRecord
 from pipeline.schedule import learning_rate, num_steps
 from pipeline.signals import Clock, Requests, Signals
 from pipeline.train_log import log_pictures, log_points, log_scores
@@ -47,6 +48,8 @@ class Loop:
     num_steps: int
     beside: bool
     """Whether Ray Train validates checkpoints beside training."""
+    record: SampleRecord | None
+    """Of the samples of each step, where the recipe asks for it."""
     noticed: set[str] = field(default_factory=set)
     """The preempted nodes for which a checkpoint was taken."""
 
@@ -69,7 +72,8 @@ def fit(worker: Worker, checkpoints: CheckpointStore, pulse: Pulse, beside: bool
             may_skip=config.precision == "fp16",
         )
         clock, uploads = Clock(config.checkpoint.every_s), open_uploads(worker, checkpoints)
-        loop = Loop(worker, checkpoints, loader, meter, signals, clock, pulse, uploads, steps, beside)
+        record = open_record(worker)
+        loop = Loop(worker, checkpoints, loader, meter, signals, clock, pulse, uploads, steps, beside, record)
         make_up_for(loop)
         for step in range(worker.state.step, steps):
             do_step(loop, step)
@@ -92,6 +96,12 @@ def open_uploads(worker: Worker, checkpoints: CheckpointStore) -> Uploads | None
         committed=lambda step: worker.outbox.commit(step) if worker.outbox else None,
         lost=lambda step, fault: worker.note("lost checkpoint", fault, step),
     )
+
+
+def open_record(worker: Worker) -> SampleRecord | None:
+    """The record of samples, of earlier attempts too; None where the recipe does not ask for one."""
+    state = worker.state
+    return SampleRecord(worker.world, state.sample_ids, state.step) if worker.config.checkpoint.record_samples else None
 
 
 def make_up_for(loop: Loop) -> None:
@@ -125,6 +135,8 @@ def do_step(loop: Loop, step: int) -> None:
     micro_batches = [next(loader) for _ in range(worker.config.optim.batch_size // loader.micro_batch)]
     loop.pulse.at(step, "step")
     loop.meter.add(train_step(worker, step, learning_rate(step, loop.num_steps, worker.config.optim), micro_batches))
+    if loop.record:
+        loop.record.add(micro_batches)
     if (step + 1) % LOG_EVERY_STEPS == 0 or is_validated(loop, step + 1):
         log(loop, step + 1)
 
@@ -240,6 +252,7 @@ def checkpoint(loop: Loop) -> None:
             unlogged=list(loop.meter.unlogged),
             points=worker.outbox.pending() if worker.outbox else [],
             bad_samples=all_bad_samples(worker, loop.loader.bad_samples),
+            sample_ids=loop.record.gather() if loop.record else worker.state.sample_ids,
         )
         if loop.uploads:
             ema = worker.ema.net if worker.ema else None

@@ -13,7 +13,7 @@ def camvid_r18() -> RunConfig:
 
     encnet train camvid_r18 --data s3://encnet/data/camvid
 
-    2 cores of an Intel Xeon with AMX, 1 worker: 55 minutes, 61.4 % mIoU and 89.3 % pixAcc on val; 50 % after 15 minutes.
+    2 cores of an Intel Xeon with AMX, 1 worker: 55 minutes, 61.4 % mIoU and 89.3 % pixAcc on val (50 % after 15).
     On a CPU without bf16 arithmetic (AVX512-BF16, AMX) add --precision float32, and expect 3 times as long.
     """
     return RunConfig(

@@ -129,6 +129,8 @@ def test_what_is_not_a_worker_s() -> None:
     assert failure.message == "at least one failed to initialize"
     assert diagnose(ActorDiedError(), AT_7).kind is Kind.WORKER_DEATH  # Ray Train's controller
     assert diagnose(StorageError("S3 is away"), AT_7).kind is Kind.OUTAGE  # the driver's own
+    full = diagnose(ControllerError(OSError(28, "No space left on device")), AT_7)  # Ray Train's books
+    assert (full.kind, full.message) == (Kind.OUTAGE, "[Errno 28] No space left on device")
     assert diagnose(InputError("validation.where: no room"), View()).kind is Kind.INPUT
     assert diagnose(InputError("nothing answers"), View(), restarted=True).kind is Kind.OUTAGE
 
