@@ -11,13 +11,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.integration.running import wait_until
 
 NETWORK = "10.77.0"
 SWITCH = f"{NETWORK}.254"
+_RELAY = "tests.drills.relay"
 
 
 def unable() -> str:
@@ -58,18 +61,19 @@ class Host:
         """The command line that runs `command` on this host."""
         return ["ip", "netns", "exec", self.name, *command]
 
-    def pids(self) -> list[int]:
-        """All processes on this host."""
-        listed = _ip("netns", "pids", self.name)
-        return [int(pid) for pid in listed.split()]
+    def pids(self, which: Callable[[str], bool] = lambda command_line: True) -> list[int]:
+        """The processes on this host whose command line `which` holds of; all by default."""
+        return [int(pid) for pid in _ip("netns", "pids", self.name).split() if which(_command_line(pid))]
 
-    def kill_all(self) -> None:
-        """What a loss of power does."""
-        for pid in self.pids():
-            try:
+    def kill(self, which: Callable[[str], bool] = lambda command_line: True) -> None:
+        """SIGKILL to those processes."""
+        for pid in self.pids(which):
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+
+    def lose_power(self) -> None:
+        """End all at once; only the way to this machine's ports stays, as it is no part of the host."""
+        self.kill(lambda command_line: _RELAY not in command_line)
 
     def cut(self) -> None:
         """Pull the cable out; nobody is told."""
@@ -80,43 +84,58 @@ class Host:
         _ip("link", "set", self.cable, "up")
 
 
-@dataclass
+class Way:
+    """The way from all hosts to one port of this machine: a relay at the switch."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._relay: subprocess.Popen[str] | None = None
+
+    def open(self) -> None:
+        """Carry connections."""
+        self._relay = _start_relay([], SWITCH, "127.0.0.1", [self._port])
+
+    def close(self) -> None:
+        """Break all connections; new ones are refused."""
+        assert self._relay
+        _end(self._relay)
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Closed for as long as this is open."""
+        self.close()
+        try:
+            yield
+        finally:
+            self.open()
+
+
+@dataclass(frozen=True)
 class Hosts:
-    """The hosts of one drill."""
+    """The hosts of the drills."""
 
     hosts: list[Host]
-    _started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, host: Host, command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[str]:
-        """Run a command on a host until the hosts are gone."""
-        process = subprocess.Popen(
-            host.command(*command), env=dict(environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        self._started.append(process)
-        return process
+    ways: dict[int, Way]
+    """By port of this machine."""
 
 
 @contextmanager
 def made_hosts(count: int, ports: Sequence[int]) -> Iterator[Hosts]:
     """Hosts 1 .. count, from which loopback's `ports` of this machine can be reached; gone with all that runs there."""
     bridge = f"enc{os.getpid() % 100000}br"
-    hosts = [Host(number) for number in range(1, count + 1)]
+    hosts = Hosts([Host(number) for number in range(1, count + 1)], {port: Way(port) for port in ports})
     with ExitStack() as undo:
         _ip("link", "add", bridge, "type", "bridge")
         undo.callback(_ip, "link", "delete", bridge)
         _ip("address", "add", f"{SWITCH}/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
-        for host in hosts:
+        for way in hosts.ways.values():
+            way.open()
+            undo.callback(way.close)
+        for host in hosts.hosts:
             _plug_in(host, bridge, undo)
-        relays = Hosts(hosts)
-        relay = [sys.executable, "-m", "tests.drills.relay"]
-        numbers = [str(port) for port in ports]
-        here = subprocess.Popen([*relay, SWITCH, "127.0.0.1", *numbers], stdout=subprocess.PIPE, text=True)
-        undo.callback(_end, here)
-        _await_ready(here)
-        for host in hosts:
-            _await_ready(relays.start(host, [*relay, "127.0.0.1", SWITCH, *numbers], os.environ))
-        yield relays
+            undo.callback(_end, _start_relay(host.command(), "127.0.0.1", SWITCH, ports))
+        yield hosts
 
 
 def _plug_in(host: Host, bridge: str, undo: ExitStack) -> None:
@@ -130,29 +149,30 @@ def _plug_in(host: Host, bridge: str, undo: ExitStack) -> None:
 
 
 def _take_away(host: Host) -> None:
-    host.kill_all()
+    host.kill()
     wait_until(lambda: not host.pids(), 10, f"the processes on {host.name} to end")
     _ip("netns", "delete", host.name)
 
 
-def _await_ready(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line == "ready\n", f"{process.args!r}: {line}{process.stdout.read()}"
+def _start_relay(place: Sequence[str], listen: str, target: str, ports: Sequence[int]) -> subprocess.Popen[str]:
+    command = [*place, sys.executable, "-m", _RELAY, listen, target, *map(str, ports)]
+    relay = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert relay.stdout
+    line = relay.stdout.readline()
+    assert line == "ready\n", f"{command}: {line}"
+    return relay
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    process.wait(10)
+    with process:  # closes its pipe and waits
+        process.kill()
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> float:
-    """Wait for a condition, and return the seconds it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < timeout_s, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.1)
-    return time.monotonic() - began
+def _command_line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _ip(*arguments: str) -> str:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.drills.hosts import Host, Hosts, made_hosts
+from tests.drills.hosts import Host, Hosts, Way, made_hosts
 
 GCS_PORT = 6380
 START_TIMEOUT_S = 60.0
+_NODE_ID = """
+import sys, ray
+ray.init(log_to_driver=False)
+print(next(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] == sys.argv[1]))
+"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class RayHosts:
         """The hosts that work."""
         return self.hosts.hosts[1:]
 
+    def way(self, setting: str) -> Way:
+        """The way from the hosts to the service whose address that variable has."""
+        return self.hosts.ways[_port(self.environ[setting])]
+
     def start_node(self, host: Host, num_cpus: int = 1) -> None:
         """Have a host join the cluster."""
         is_head = host == self.head
@@ -57,40 +65,50 @@ class RayHosts:
             self.environ,
         )
 
-    def lose_power(self, host: Host) -> None:
-        """End all processes of the host's node, as when its power fails."""
-        for pid in host.pids():
-            if "tests.drills.relay" not in _command_line(pid):
-                _kill(pid)
-
     def restart(self, host: Host) -> None:
-        """Have the host join anew, whatever is left there."""
-        self.lose_power(host)
+        """Have a host join anew, whatever is left there."""
+        host.lose_power()
         self.start_node(host)
 
-    def kill_driver(self) -> None:
-        """End what `encnet` runs on the head."""
-        for pid in self.head.pids():
-            if "workflows.cli" in _command_line(pid):
-                _kill(pid)
+    def drain(self, host: Host, deadline_s: int) -> None:
+        """Tell the cluster that the host will be taken away, as clouds do with preemptible machines."""
+        _run(
+            self.head.command(
+                f"{Path(sys.executable).parent}/ray",
+                "drain-node",
+                f"--address={self.head.address}:{GCS_PORT}",
+                f"--node-id={self._node_id(host)}",
+                "--reason=DRAIN_NODE_REASON_PREEMPTION",
+                "--reason-message=a drill",
+                f"--deadline-remaining-seconds={deadline_s}",
+            ),
+            self.environ,
+        )
+
+    def _node_id(self, host: Host) -> str:
+        asked = self.head.command(sys.executable, "-c", _NODE_ID, host.address)
+        return _run(asked, self.environ).splitlines()[-1]
 
 
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+def training_workers(host: Host) -> list[int]:
+    """The pids of the training workers on a host."""
+    return host.pids(lambda command_line: "RayTrainWorker" in command_line)
 
 
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def host_of_rank_0(nodes: list[Host]) -> Host:
+    """The one of them with the worker that writes the checkpoints."""
+
+    def written(host: Host) -> int:
+        counts = (Path(f"/proc/{pid}/io").read_text().split() for pid in training_workers(host))
+        return sum(int(words[words.index("wchar:") + 1]) for words in counts)
+
+    return max(nodes, key=written)
 
 
 @contextmanager
 def ray_hosts(num_nodes: int, stack: Mapping[str, str]) -> Iterator[RayHosts]:
     """A cluster of `num_nodes` hosts of one CPU each beside the head, which reach the store and MLflow of `stack`."""
-    ports = [urlsplit(stack[name]).port or 0 for name in ("AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI")]
+    ports = [_port(stack[name]) for name in ("AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI")]
     # Under /tmp: unix sockets need a short path.
     folder = Path(tempfile.mkdtemp(prefix="encnet-hosts-", dir="/tmp"))
     try:
@@ -102,6 +120,12 @@ def ray_hosts(num_nodes: int, stack: Mapping[str, str]) -> Iterator[RayHosts]:
             yield cluster
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _port(address: str) -> int:
+    port = urlsplit(address).port
+    assert port, address
+    return port
 
 
 def _environ(stack: Mapping[str, str], head: Host, folder: Path) -> dict[str, str]:
@@ -119,8 +143,9 @@ def _environ(stack: Mapping[str, str], head: Host, folder: Path) -> dict[str, st
     }
 
 
-def _run(command: list[str], environ: Mapping[str, str]) -> None:
+def _run(command: list[str], environ: Mapping[str, str]) -> str:
     done = subprocess.run(
         command, env=dict(environ), capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
     )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+    return done.stdout

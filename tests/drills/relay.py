@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
 from functools import partial
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
+    try:
         while data := await source.read(1 << 16):
             sink.write(data)
             await sink.drain()
         sink.write_eof()
+    except OSError:
+        sink.transport.abort()  # broken at one end, broken at the other
 
 
 async def _carry(target: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
