@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from encnet.backbone import ResNet
+from encnet.boundary import BoundaryFScore
 from encnet.config import ModelConfig
 from encnet.context import ContextEncoding
 from encnet.cost import Cost, ModelCost, model_cost
@@ -20,6 +21,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "BatchTotals",
+    "BoundaryFScore",
     "ConfusionMatrix",
     "ContextEncoding",
     "Cost",
