@@ -22,6 +22,9 @@ _logger = logging.getLogger(__name__)
 ANSWER_WITHIN_S = 10.0
 """Of an actor of the driver: after that a worker tries again, and the driver shows what it knew."""
 
+S3_ATTEMPTS = 12
+"""The pauses between them begin at 50 ms and double: 100 s in all."""
+
 
 def connect_ray() -> None:
     """Join the cluster at $RAY_ADDRESS. Raises InputError where none is named or it does not answer."""
@@ -44,15 +47,29 @@ def live_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
+class PatientS3(pyarrow.fs.S3FileSystem):
+    """S3 as Ray has it, for its own books, that is asked again for long: Ray Train ends a run that can't write them.
+
+    Its own copies, in other processes, forget how often to ask again; these do not.
+    """
+
+    def __init__(self, settings: dict[str, str]) -> None:
+        super().__init__(retry_strategy=pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=S3_ATTEMPTS), **settings)
+        self._settings = settings
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, str]]]:
+        return PatientS3, (self._settings,)
+
+
 def split_storage(uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
     """A storage URI as Ray wants it: (file system, path). Credentials come from the environment of each process."""
     if not uri.startswith("s3://"):
         return None, str(Path(uri).resolve())
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
     if not endpoint:
-        return pyarrow.fs.S3FileSystem(), uri.removeprefix("s3://")
+        return PatientS3({}), uri.removeprefix("s3://")
     scheme, _, host = endpoint.rpartition("://")
-    return pyarrow.fs.S3FileSystem(endpoint_override=host, scheme=scheme or "https"), uri.removeprefix("s3://")
+    return PatientS3({"endpoint_override": host, "scheme": scheme or "https"}), uri.removeprefix("s3://")
 
 
 @contextmanager

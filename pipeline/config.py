@@ -132,6 +132,8 @@ class WorkersConfig:
     """CPU cores a worker."""
     gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: GPUs when the cluster has enough of them."""
+    resize_every_s: float = 30.0
+    """With `least`: how often to look whether the cluster has room for more workers than train."""
     max_failures: int = 3
     """Failures of workers in a row, with no new checkpoint between, to recover from."""
     max_node_losses: int = 5
@@ -142,7 +144,8 @@ class WorkersConfig:
     """How long workers wait for one of them before the run is given up as hung and started again."""
 
     def __post_init__(self) -> None:
-        _positive(num=self.num, cpus=self.cpus, collective_timeout_s=self.collective_timeout_s)
+        _positive(num=self.num, cpus=self.cpus, resize_every_s=self.resize_every_s)
+        _positive(collective_timeout_s=self.collective_timeout_s)
         for name in ("least", "max_failures", "max_node_losses", "max_preemptions"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more")

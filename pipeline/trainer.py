@@ -18,8 +18,6 @@ from pipeline.resume import run_store, runs_uri
 from pipeline.train_worker import train_worker
 from pipeline.validation_beside import is_beside, validation_config
 
-RESIZE_EVERY_S = 30.0
-"""How often Ray Train looks whether an elastic run could have more workers."""
 _RAY = "ray"
 """Ray Train's own bookkeeping, in the run's folder: a subfolder for each attempt."""
 _ATTEMPT = "attempt_"
@@ -46,7 +44,7 @@ def build_trainer(config: RunConfig, run_id: str, board: Any, attempt: int) -> T
         torch_config=TorchConfig(timeout_s=max(1, round(workers.collective_timeout_s))),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(workers.fewest, workers.num) if workers.fewest < workers.num else workers.num,  # type: ignore[arg-type]
-            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,  # type: ignore[call-arg]
+            elastic_resize_monitor_interval_s=workers.resize_every_s,  # type: ignore[call-arg]
             use_gpu=use_gpu(config),
             resources_per_worker=needs,
         ),

@@ -22,7 +22,7 @@ from tests.integration.running import STORAGE, Run, running
 DATA = "s3://encnet/drills/hosts"
 NUM_TRAIN = 40
 SIZES = (f"--train-samples={NUM_TRAIN}", "--val-samples=4")
-STEPS, MOST_STEPS = 60, 120
+STEPS, MOST_STEPS = 60, 180
 """Of most drills; and of the longest, of which the undisturbed run is."""
 OPTIONS = (
     f"--data={DATA}",

@@ -13,7 +13,7 @@ from tests.drills.drill import MOST_STEPS, Drills, num_redone, seconds_to_recove
 from tests.drills.ray_hosts import host_of_rank_0, training_workers
 
 DEADLINE_S = 15
-ELASTIC = "--num-workers=1:2"
+ELASTIC = ("--num-workers=1:2", "--workers.resize-every-s=5")
 
 
 def test_a_worker_is_killed(drills: Drills) -> None:
@@ -56,7 +56,7 @@ def test_a_host_loses_power(drills: Drills) -> None:
 
 def test_a_host_goes_and_comes_back(drills: Drills) -> None:
     victim = drills.cluster.nodes[-1]
-    with drills.run("resized", ELASTIC, steps=MOST_STEPS) as run:
+    with drills.run("resized", *ELASTIC, steps=MOST_STEPS) as run:
         run.wait_for_checkpoint()
         fault_at = time.time()
         victim.lose_power()
@@ -77,7 +77,7 @@ def test_a_host_goes_and_comes_back(drills: Drills) -> None:
 
 
 def test_a_host_is_cut_off_for_a_while(drills: Drills) -> None:
-    with drills.run("cut", ELASTIC) as run:
+    with drills.run("cut", *ELASTIC) as run:
         run.wait_for_checkpoint()
         victim, fault_at = host_of_rank_0(drills.cluster.nodes), time.time()
         victim.cut()
@@ -94,7 +94,7 @@ def test_a_host_is_cut_off_for_a_while(drills: Drills) -> None:
 
 def test_a_host_is_taken_away_after_a_notice(drills: Drills) -> None:
     victim = drills.cluster.nodes[-1]
-    with drills.run("preempted", ELASTIC, steps=MOST_STEPS) as run:
+    with drills.run("preempted", *ELASTIC, steps=MOST_STEPS) as run:
         run.wait_for_checkpoint()
         fault_at = time.time()
         drills.cluster.drain(victim, DEADLINE_S)
