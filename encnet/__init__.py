@@ -10,7 +10,7 @@ from encnet.cost import Cost, ModelCost, model_cost
 from encnet.dropout import KeyedDropout2d, set_dropout_key
 from encnet.encoding import Encoding
 from encnet.images import IMAGENET_MEAN, IMAGENET_STD, normalize
-from encnet.inference import predict, predict_classes
+from encnet.inference import predict, predict_classes, predict_with_confidence
 from encnet.losses import BatchTotals, LossParts, SegmentationLoss, batch_totals
 from encnet.metrics import ConfusionMatrix
 from encnet.model import SegmentationNet, SegmentationOutput, build_model
@@ -44,6 +44,7 @@ __all__ = [
     "normalize",
     "predict",
     "predict_classes",
+    "predict_with_confidence",
     "read_config",
     "save_weights",
     "set_dropout_key",

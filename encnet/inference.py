@@ -90,7 +90,8 @@ def predict_classes(
     views, stripe = _views(model, images, scales, flip, crop_size, stride, window_batch)
     with _evaluating(model):
         if views.plain:
-            return torch.cat([_plain_classes(model, part) for part in images.split(views.batch)])
+            parts = [upsampled_argmax(*_small_logits(model, part)) for part in images.split(views.batch)]
+            return torch.cat(parts)[:, : images.shape[2], : images.shape[3]]
         result: Tensor | None = None
         for rows, columns, probabilities in views.bands(partial(_probabilities, model), images, stripe):
             if result is None:
@@ -98,6 +99,44 @@ def predict_classes(
             result[:, rows, columns] = probabilities.max(3).indices
     assert result is not None
     return result
+
+
+def predict_with_confidence(
+    model: nn.Module,
+    images: Tensor,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    crop_size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+    window_batch: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The classes of `predict_classes`, and how probable they are: predict(...).max(1), in memory bounded likewise.
+
+    Args:
+        model, images, scales, flip, crop_size, stride, window_batch: as in `predict`.
+
+    Returns:
+        (B, H, W) uint8, or int32 for more than 256 classes; (B, H, W) float32 in [0, 1], to rounding.
+
+    Raises:
+        ValueError: as `predict`.
+    """
+    views, stripe = _views(model, images, scales, flip, crop_size, stride, window_batch)
+    height, width = images.shape[2:]
+    with _evaluating(model):
+        if views.plain:
+            parts = [upsampled_best(*_small_logits(model, part)) for part in images.split(views.batch)]
+            classes, confidence = (torch.cat(maps)[:, :height, :width] for maps in zip(*parts, strict=True))
+            return classes, confidence.float()
+        confidence = images.new_empty(len(images), height, width, dtype=torch.float32)
+        ids: Tensor | None = None
+        for rows, columns, probabilities in views.bands(partial(_probabilities, model), images, stripe):
+            if ids is None:
+                ids = images.new_empty(confidence.shape, dtype=_ids_dtype(probabilities.shape[3]))
+            best = probabilities.max(3)
+            ids[:, rows, columns], confidence[:, rows, columns] = best.indices, best.values
+    assert ids is not None
+    return ids, confidence
 
 
 @torch.no_grad()
@@ -115,17 +154,41 @@ def upsampled_argmax(logits: Tensor, size: Sequence[int], align_corners: bool = 
     Returns:
         (B, H, W) uint8, or int32 for more than 256 classes. Of classes with equal upsampled logits the first.
     """
-    num_images, num_classes = logits.shape[:2]
-    classes = logits.new_empty(num_images, *size, dtype=_ids_dtype(num_classes))
+    classes = logits.new_empty(len(logits), *size, dtype=_ids_dtype(logits.shape[1]))
+    for upsampled, result in zip(_upsampled(logits, size, align_corners), classes, strict=True):
+        result.copy_(upsampled.max(0).indices)  # the first of equals, as argmax, in half its time
+    return classes
+
+
+@torch.no_grad()
+def upsampled_best(logits: Tensor, size: Sequence[int], align_corners: bool = False) -> tuple[Tensor, Tensor]:
+    """The classes of `upsampled_argmax`, and the softmax of the upsampled logits at them.
+
+    Args:
+        logits, size, align_corners: as in `upsampled_argmax`.
+
+    Returns:
+        (B, H, W) uint8, or int32 for more than 256 classes; (B, H, W) float32, or float64 for such logits.
+    """
+    classes = logits.new_empty(len(logits), *size, dtype=_ids_dtype(logits.shape[1]))
+    confidence = logits.new_empty(classes.shape, dtype=torch.promote_types(logits.dtype, torch.float32))
+    for upsampled, ids, shares in zip(_upsampled(logits, size, align_corners), classes, confidence, strict=True):
+        best = upsampled.max(0)
+        ids.copy_(best.indices)
+        shares.copy_(upsampled.sub_(best.values).exp_().sum(0).reciprocal_())
+    return classes, confidence
+
+
+def _upsampled(logits: Tensor, size: Sequence[int], align_corners: bool) -> Iterator[Tensor]:
+    """The bilinearly upsampled logits (num_classes, H, W) of one image after the other, in the same memory."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = logits.contiguous(memory_format=torch.channels_last)
     # F.interpolate would take new memory for each image; that takes as long as the upsampling.
-    shape = (1, num_classes, *size)
+    shape = (1, logits.shape[1], *size)
     upsampled = torch.empty(shape, dtype=logits.dtype, device=logits.device, memory_format=upsampling_format(shape))
-    for image, result in zip(logits.split(1), classes, strict=True):
+    for image in logits.split(1):
         torch.ops.aten.upsample_bilinear2d.out(image, list(size), align_corners, out=upsampled)
-        result.copy_(upsampled[0].max(0).indices)  # the first of equals, as argmax, in half its time
-    return classes
+        yield upsampled[0]
 
 
 def _views(
@@ -182,12 +245,10 @@ def _probabilities(model: nn.Module, windows: Tensor) -> Tensor:
     return torch.softmax(logits.permute(0, 2, 3, 1).float(), dim=3)
 
 
-def _plain_classes(model: nn.Module, images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, H, W), the classes of the plain forward."""
+def _small_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Sequence[int], bool]:
+    """What `upsampled_argmax` takes for (B, 3, H, W), padded to the least size that the model takes."""
     padded = _pad(model, images)
-    logits = model(padded, upsample=False).logits
-    classes = upsampled_argmax(logits, padded.shape[2:], _align_corners(model))
-    return classes[:, : images.shape[2], : images.shape[3]]
+    return model(padded, upsample=False).logits, padded.shape[2:], _align_corners(model)
 
 
 def _pad(model: nn.Module, images: Tensor) -> Tensor:

@@ -40,7 +40,10 @@ def read_header(data: bytes) -> ImageHeader:
         width, height, bit_depth, colour_type = struct.unpack(">IIBB", start[16:26])
         header = ImageHeader("png", height, width, bit_depth, colour_type)
     elif start.startswith(b"\xff\xd8\xff"):
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        except KeyError as error:  # it found no subsampling that it has a name for
+            raise ValueError(f"is a JPEG with a damaged or unusual header ({len(data)} bytes)") from error
         header = ImageHeader("jpg", height, width, 8, GREY if colours == "Gray" else 2)
     else:
         raise ValueError(f"is neither JPEG nor PNG (it begins with {start[:8]!r})")

@@ -46,8 +46,7 @@ class LocalStore:
         uri = self.uri(key)
         end_if(cancelled, uri)
         with _file_errors(uri), self._path(key).open("rb") as file:
-            status = os.fstat(file.fileno())
-            found = f"{status.st_size}-{status.st_mtime_ns}"
+            found = _version(os.fstat(file.fileno()))
             if version and found != version:
                 raise changed(uri, version, found)
             file.seek(offset)
@@ -87,6 +86,10 @@ class LocalStore:
             keys = (path.relative_to(self.root).as_posix() for path in files)
             return sorted(key for key in keys if key.startswith(prefix))
 
+    def versions(self, prefix: str = "") -> dict[str, str]:
+        with _file_errors(self.uri(prefix)):
+            return {key: _version((self.root / key).stat()) for key in self.list(prefix)}
+
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
@@ -101,6 +104,10 @@ class LocalStore:
     def ensure_bucket(self) -> None:
         with _file_errors(self.uri()):
             self.root.mkdir(parents=True, exist_ok=True)
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 @contextmanager

@@ -154,6 +154,20 @@ def resolve_model(uri: str) -> Iterator[ResolvedModel]:
         )
 
 
+def training_data(model: ResolvedModel) -> str:
+    """The URI of the data set that the model was trained on, as its run has it; '' where that is not known."""
+    if not (model.name or model.uri.startswith("runs:/")):
+        return ""
+    client = tracking.connect()
+    try:
+        run_id = client.get_model_version(model.name, model.version).run_id if model.name else model.uri.split("/")[1]
+        return str(client.get_run(run_id).data.params.get("data.uri", "")) if run_id else ""
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # the run was deleted
+            return ""
+        raise tracking.explain(error, model.uri) from error
+
+
 def make_champion(name: str, version: str) -> None:
     """Point the alias champion of `name` at `version`, and previous at the champion there was."""
     client = tracking.connect()

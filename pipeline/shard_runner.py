@@ -61,8 +61,18 @@ def _begin_thread(stop: threading.Event) -> None:
     cv2.setNumThreads(0)
 
 
-def on_ray(work: Callable[[A], T], items: Sequence[A], done: Callable[[T], object]) -> list[T]:
+def on_ray(
+    work: Callable[[A], T],
+    items: Sequence[A],
+    done: Callable[[T], object],
+    *,
+    num_tasks: int = 0,
+    use_gpus: bool = False,
+) -> list[T]:
     """A runner on the cluster at $RAY_ADDRESS, of a task an item; settings are those of the cluster's own environment.
+
+    `num_tasks`: how many are there at once; 0: as many as keep the cluster busy.
+    `use_gpus`: each has a GPU to itself, where the cluster has a GPU for each of `num_tasks`, or any at all.
 
     Raises InputError where there is no cluster, and PipelineError when it lost a task for good.
     """
@@ -72,14 +82,16 @@ def on_ray(work: Callable[[A], T], items: Sequence[A], done: Callable[[T], objec
 
     connect_ray()
     shared = ray.put(work)
-    task: Any = ray.remote(_work_on_node).options(num_cpus=1, max_retries=3)
+    resources = ray.cluster_resources()
+    num_gpus = int(use_gpus and resources.get("GPU", 0) >= max(1, num_tasks))
+    task: Any = ray.remote(_work_on_node).options(num_cpus=1, num_gpus=num_gpus, max_retries=3)
     cancelled: list[Any] = []
 
     def cancel(future: Future[T]) -> None:
         cancelled.append(future.object_ref)  # type: ignore[attr-defined]  # Ray's futures know their reference
         ray.cancel(cancelled[-1])
 
-    in_flight = ITEMS_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    in_flight = num_tasks or ITEMS_A_CPU * max(1, int(resources.get("CPU", 1)))
     try:
         return _run(lambda item: task.remote(shared, item).future(), cancel, items, done, in_flight)
     except ray.exceptions.RayError as error:

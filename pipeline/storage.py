@@ -93,6 +93,9 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> list[str]:
         """The keys that begin with `prefix`, sorted."""
 
+    def versions(self, prefix: str = "") -> dict[str, str]:
+        """The keys of `list`, and for each the version that `read_versioned` would tell: nothing is read for it."""
+
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
 
@@ -187,13 +190,17 @@ class S3Store:
         self._call(key, lambda client: client.upload_file(str(path), self.bucket, self._name(key)))
 
     def list(self, prefix: str = "") -> list[str]:
+        return sorted(self.versions(prefix))
+
+    def versions(self, prefix: str = "") -> dict[str, str]:
         root = f"{self.prefix}/" if self.prefix else ""
 
-        def pages(client: Any) -> list[str]:
+        def pages(client: Any) -> dict[str, str]:
             found = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=root + prefix)
-            return [item["Key"].removeprefix(root) for page in found for item in page.get("Contents", ())]
+            items = (item for page in found for item in page.get("Contents", ()))
+            return {item["Key"].removeprefix(root): item.get("ETag", "") for item in items}
 
-        return sorted(self._call(prefix, pages))
+        return dict(sorted(self._call(prefix, pages).items()))
 
     def exists(self, key: str) -> bool:
         try:

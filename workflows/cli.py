@@ -21,6 +21,7 @@ _VERBS = {
     "data": ("workflows.prepare:data", "Data sets on storage: prepare, index, verify, inspect."),
     "train": ("workflows.train:train", "Train a recipe on the Ray cluster; register the best weights."),
     "evaluate": ("workflows.evaluate:evaluate", "Evaluate a registered model on a split, each sample once."),
+    "predict": ("workflows.predict:predict", "Label the pixels of images, folders and s3:// prefixes with a model."),
     "models": ("workflows.models:models", "Show what models cost; export them as ONNX or pt2."),
     "submit": ("workflows.submit:submit", "Run any verb as a Ray job and follow its log."),
 }

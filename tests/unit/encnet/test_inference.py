@@ -13,8 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from encnet import ModelConfig, SegmentationNet, SegmentationOutput, build_model, predict, predict_classes
-from encnet.inference import upsampled_argmax
+from encnet import (
+    ModelConfig,
+    SegmentationNet,
+    SegmentationOutput,
+    build_model,
+    predict,
+    predict_classes,
+    predict_with_confidence,
+)
+from encnet.inference import upsampled_argmax, upsampled_best
 
 
 @pytest.fixture
@@ -258,6 +266,37 @@ def test_of_equal_logits_the_first_class_wins() -> None:
     assert classes.eq(257).all()
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_upsampled_best_is_the_largest_of_the_softmax(align_corners: bool) -> None:
+    logits = 4 * torch.randn(3, 9, 7, 11)
+    exact = F.interpolate(logits.double(), size=(50, 83), mode="bilinear", align_corners=align_corners).softmax(1)
+    classes, confidence = upsampled_best(logits, (50, 83), align_corners)
+    assert torch.equal(classes, upsampled_argmax(logits, (50, 83), align_corners))
+    torch.testing.assert_close(confidence, exact.amax(1).float())
+    assert upsampled_best(torch.full((1, 3, 2, 2), 1e4), (4, 4))[1].allclose(torch.tensor(1 / 3))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"window_batch": 1},
+        {"flip": True},
+        {"scales": (0.5, 1.25), "crop_size": 48},
+        {"crop_size": 40, "stride": 20},
+    ],
+)
+@pytest.mark.parametrize("size", [(1, 1), (20, 90), (61, 230)])
+def test_confidence_is_the_probability_of_the_class(
+    model: SegmentationNet, size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    images = torch.randn(2, 3, *size)
+    classes, confidence = predict_with_confidence(model, images, **options)
+    assert torch.equal(classes, predict_classes(model, images, **options))
+    assert confidence.dtype == torch.float32
+    torch.testing.assert_close(confidence, predict(model, images, **options).amax(1))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (20, 90), (33, 31)])
 def test_images_below_the_models_least_size(model: SegmentationNet, size: tuple[int, int]) -> None:
     probabilities = predict(model, torch.randn(2, 3, *size), scales=(0.5, 1.0), flip=True, crop_size=48)
@@ -304,7 +343,7 @@ def test_modes_are_restored_and_statistics_untouched(model: SegmentationNet) -> 
         ),
     ],
 )
-@pytest.mark.parametrize("function", [predict, predict_classes])
+@pytest.mark.parametrize("function", [predict, predict_classes, predict_with_confidence])
 def test_says_what_is_wrong(model: SegmentationNet, function: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         function(model, **{"images": torch.randn(1, 3, 40, 40), **options})

@@ -55,6 +55,18 @@ def test_what_was_written_is_read_whole_and_by_range(store: LocalStore, tmp_path
     assert store.exists("a/c")
 
 
+def test_a_listing_tells_the_versions_that_reads_tell(store: LocalStore) -> None:
+    store.write("a/b", b"01")
+    store.write("c", b"")
+    versions = store.versions()
+    assert list(versions) == store.list()
+    assert versions == {key: store.read_versioned(key).version for key in store.list()}
+    assert list(store.versions("a/")) == ["a/b"]
+    store.write("a/b", b"012")
+    assert store.versions()["a/b"] != versions["a/b"]
+    assert store.versions("nothing/") == {}
+
+
 def test_a_range_past_the_end_is_an_error(store: LocalStore) -> None:
     store.write("a", b"0123456789")
     with pytest.raises(StorageError, match=r"5 bytes asked for at offset 8, 2 are there: it is cut short"):
