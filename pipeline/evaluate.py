@@ -15,6 +15,7 @@ from pipeline import tracking
 from pipeline.cluster import connect_ray, progress
 from pipeline.errors import InputError, PipelineError
 from pipeline.eval_loader import EvalLoader
+from pipeline.predict_model import memory_format
 from pipeline.provenance import git_commit
 from pipeline.registry import ResolvedModel, resolve_model
 from pipeline.shards import DatasetInfo, read_dataset, read_index
@@ -127,7 +128,7 @@ def evaluate_share(
         path = Path(folder) / "weights.safetensors"
         path.write_bytes(weights)
         model, config = encnet.load_model(path)
-    layout = torch.contiguous_format if device.type == "cpu" else torch.channels_last
+    layout = memory_format(device)
     model.to(device).to(memory_format=layout).eval()  # type: ignore[call-overload]
     store = open_store(protocol.data)
     index = read_index(store, protocol.split)

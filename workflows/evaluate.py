@@ -8,13 +8,14 @@ import click
 from rich.console import Console
 
 from infra.local import settings
+from workflows.scales import parse_scales, scales_option
 
 
 @click.command()
 @click.argument("model")
 @click.option("--data", required=True, metavar="URI", help="The data set: s3://BUCKET/PREFIX or a folder.")
 @click.option("--split", default="val", show_default=True, help="The split to evaluate on.")
-@click.option("--scales", default="1.0", show_default=True, help="Image scales to average over, e.g. 0.75,1,1.25.")
+@scales_option
 @click.option("--flip", is_flag=True, help="Average with the mirrored image.")
 @click.option("--crop-size", default=0, show_default=True, help="Side of the sliding window; 0: whole images.")
 @click.option("--num-workers", default=2, show_default=True, help="Number of Ray workers.")
@@ -42,17 +43,12 @@ def evaluate(
     """
     settings.require({"mlflow", "ray"})
     from pipeline import evaluate as evaluation
-    from pipeline.errors import InputError
     from pipeline.report import class_table
 
-    try:
-        factors = tuple(float(scale) for scale in scales.split(","))
-    except ValueError:
-        raise InputError(f"scales: {scales!r}: write numbers with commas between, e.g. 0.75,1,1.25") from None
     protocol = evaluation.Protocol(
         data=data,
         split=split,
-        scales=factors,
+        scales=parse_scales(scales),
         flip=flip,
         crop_size=crop_size,
         batch_size=batch_size,

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from infra.local import settings
 from workflows.data_runner import ray_option
+from workflows.scales import parse_scales, scales_option
 
 if TYPE_CHECKING:
     from pipeline.predict import Outcome, Predictor
@@ -36,7 +37,7 @@ NO_DATA = "none"
 @click.option("--data", metavar="URI",
               help="The data set that names and colours the classes; none: numbers and made-up colours.  "
               "[default: the one that a registered model was trained on]")  # fmt: skip
-@click.option("--scales", default="1.0", show_default=True, help="Image scales to average over, e.g. 0.75,1,1.25.")
+@scales_option
 @click.option("--flip", is_flag=True, help="Average with the mirrored image.")
 @click.option("--crop-size", default=0, show_default=True, type=click.IntRange(0),
               help="Side of the sliding window, which bounds memory on large images; 0: whole images.")  # fmt: skip
@@ -101,16 +102,6 @@ def predict(
     jobs = plan(predictor, found, force)
     outcomes = run(predictor, jobs, len(found.images), num_workers if use_ray else 0)
     tell(predictor, found, outcomes, as_json)
-
-
-def parse_scales(text: str) -> tuple[float, ...]:
-    """'0.75,1' -> (0.75, 1.0). Raises InputError."""
-    from pipeline.errors import InputError
-
-    try:
-        return tuple(float(scale) for scale in text.split(","))
-    except ValueError:
-        raise InputError(f"scales: {text!r}: write numbers with commas between, e.g. 0.75,1,1.25") from None
 
 
 def prepare(resolved: ResolvedModel, data: str | None, options: Options, batch_size: int, output: Store) -> Predictor:

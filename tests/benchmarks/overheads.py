@@ -24,9 +24,9 @@ from pipeline.fit import LOG_EVERY_STEPS
 from tests.benchmarks import measure
 from tests.benchmarks.training.bare_loop import BareRun, run_bare
 from tests.benchmarks.training.job import Job, steps_per_s
-from tests.benchmarks.training.stack import running_stack
 from tests.benchmarks.training.start import IMPORTS, STAGES, import_seconds, stages
 from tests.benchmarks.training.train_run import TrainRun, run_train
+from tests.running_stack import running_stack
 
 RECIPE = "context_scenes_r18"
 WORKERS = 2

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunningStack
 from tests.drills import hosts, results
 from tests.drills.drill import ABOUT, DATA, SIZES, Drills
 from tests.drills.ray_hosts import ray_hosts
 from tests.integration.command import json_result, run_encnet
+from tests.running_stack import RunningStack
 
 _FOUND = pytest.StashKey[list[results.Found]]()
 

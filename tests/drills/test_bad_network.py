@@ -18,9 +18,9 @@ from pipeline.eval_loader import EvalLoader
 from pipeline.shards import read_index
 from pipeline.storage import open_store
 from pipeline.world import World
-from tests.conftest import RunningStack
 from tests.drills.bad_network import FAULTS, bad_network
 from tests.drills.epochs import Epoch, assert_same, open_epoch, read_epoch, write_scenes
+from tests.running_stack import RunningStack
 
 DATA = "s3://encnet/drills/bad-network"
 

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.shards import DATASET_KEY, INDEX_NAME, format_index, read_dataset, read_index, run_checksum
 from pipeline.storage import open_store
-from tests.conftest import RunningStack
 from tests.drills.epochs import write_scenes
 from tests.integration.command import json_result, run_encnet
 from tests.integration.conftest import TINY
+from tests.running_stack import RunningStack
 
 BAD = (2, 9)
 

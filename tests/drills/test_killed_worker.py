@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunningStack
 from tests.integration.command import ENCNET, json_result, run_encnet
 from tests.integration.conftest import TINY
 from tests.integration.running import running, training_workers
+from tests.running_stack import RunningStack
 
 STEPS = 20
 

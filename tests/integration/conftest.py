@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
 from tests.integration.lone_mlflow import LoneMlflow, Proxy, lone_mlflow, proxy
+from tests.running_stack import RunningStack
 
 NUM_TRAIN, NUM_VAL = 16, 6
 BATCH_SIZE = 4

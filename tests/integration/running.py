@@ -17,8 +17,8 @@ from infra.local import stack as local_stack
 from pipeline.checkpoint_store import CheckpointStore, open_checkpoints
 from pipeline.resume import run_store
 from pipeline.timeline import EVENTS
-from tests.conftest import RunningStack
 from tests.integration.command import TIMEOUT_S, json_result
+from tests.running_stack import RunningStack
 
 STORAGE = "s3://encnet"
 

@@ -16,8 +16,8 @@ from encnet import ModelConfig, build_model, save_weights
 from infra.local import settings
 from pipeline.shards import read_dataset
 from pipeline.storage import open_store
-from tests.conftest import RunningStack, stack_variables
 from tests.integration.command import run_encnet
+from tests.running_stack import RunningStack, stack_variables
 from workflows import cli
 
 RECIPE = ("train", "context_scenes_r18")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.conftest import RunningStack
 from tests.integration.conftest import STEPS, Trained
+from tests.running_stack import RunningStack
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [

@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 
 from pipeline.checkpoint import SCORES, STATE, WEIGHTS
 from pipeline.checkpoint_store import CheckpointStore, open_checkpoints
-from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
 from tests.integration.conftest import BATCH_SIZE, NUM_TRAIN, STEPS, TINY, Trained
+from tests.running_stack import RunningStack
 
 PER_EPOCH = NUM_TRAIN // BATCH_SIZE
 COMMAND = (*TINY, "--validation.every-epochs=100", "--num-workers=2", "--optim.max-steps=22")

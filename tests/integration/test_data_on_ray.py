@@ -15,8 +15,8 @@ import pytest
 from pipeline.shard_runner import on_threads
 from pipeline.shards import read_dataset
 from pipeline.storage import Store, open_store
-from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
+from tests.running_stack import RunningStack
 from tests.unit.pipeline import made_up_sources
 from tests.unit.pipeline.test_shard_writer import write_scenes
 

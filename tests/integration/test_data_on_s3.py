@@ -22,9 +22,9 @@ from pipeline.shards import read_dataset, read_index
 from pipeline.storage import ObjectChanged, ObjectNotFound, open_store
 from pipeline.transforms import TransformConfig, decode_image
 from pipeline.world import World
-from tests.conftest import RunningStack
 from tests.drills.bad_network import FAULTS, bad_network
 from tests.drills.epochs import assert_same, read_epoch, write_scenes
+from tests.running_stack import RunningStack
 from tests.unit.pipeline.made_up_data import read_with_webdataset
 from workflows.prepare import data
 

@@ -6,8 +6,8 @@ import re
 
 from mlflow import MlflowClient
 
-from tests.conftest import RunningStack
 from tests.integration.command import run_encnet
+from tests.running_stack import RunningStack
 
 
 def test_the_demo_tells_its_story(stack: RunningStack) -> None:

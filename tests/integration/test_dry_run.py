@@ -6,9 +6,9 @@ import json
 
 from pipeline.resume import runs_uri, store_config
 from pipeline.storage import open_store
-from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
 from tests.integration.conftest import BATCH_SIZE, NUM_TRAIN, NUM_VAL, TINY
+from tests.running_stack import RunningStack
 from workflows.train import recipe_config
 
 

@@ -19,8 +19,8 @@ from pipeline.shards import read_index
 from pipeline.storage import open_store
 from pipeline.transforms import TransformConfig
 from pipeline.world import World
-from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
+from tests.running_stack import RunningStack
 from tests.unit.pipeline.made_up_data import CLASSES, colours, make_samples, png
 
 NUM_SAMPLES = 14

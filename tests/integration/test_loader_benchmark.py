@@ -14,7 +14,7 @@ from tests.benchmarks.loading.epochs import SCENARIOS, Loss, run_epoch
 from tests.benchmarks.loading.loaders import Share
 from tests.benchmarks.loading.samples import write_source
 from tests.benchmarks.loading.wire import slow_wire
-from tests.conftest import RunningStack
+from tests.running_stack import RunningStack
 
 
 @pytest.fixture(scope="module")

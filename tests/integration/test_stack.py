@@ -30,7 +30,7 @@ from infra.local import stack as local_stack
 from infra.local.errors import StackError
 from infra.local.parts import PORTS
 from infra.local.state import Folder
-from tests.conftest import RunningStack
+from tests.running_stack import RunningStack
 
 ENCNET = [sys.executable, "-m", "workflows.cli"]
 

@@ -13,8 +13,8 @@ from pipeline.errors import InputError
 from pipeline.registry import resolve_model
 from pipeline.start_weights import load_start_weights
 from pipeline.storage import open_store
-from tests.conftest import RunningStack
 from tests.integration.conftest import Trained
+from tests.running_stack import RunningStack
 
 CONFIG = encnet.ModelConfig(num_classes=5, backbone="resnet18", output_stride=32, head_channels=16)
 

@@ -11,9 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.provenance import git_commit
-from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
 from tests.integration.conftest import STEPS, TINY, Trained
+from tests.running_stack import RunningStack
 
 
 def test_a_job_trains_as_a_driver_here_does(trained_alone: Trained, scenes: str, stack: RunningStack) -> None:

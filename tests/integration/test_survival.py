@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from pipeline.resume import run_store
-from tests.conftest import RunningStack
 from tests.integration.command import ENCNET, TIMEOUT_S, json_result, run_encnet
 from tests.integration.conftest import TINY
 from tests.integration.running import STORAGE, run_events, running, training_workers
+from tests.running_stack import RunningStack
 
 
 def _kinds(name: str) -> list[str]:

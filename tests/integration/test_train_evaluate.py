@@ -18,9 +18,9 @@ from pipeline.lettering import GAP, LINE
 from pipeline.shards import DatasetInfo, read_dataset
 from pipeline.storage import open_store
 from pipeline.transforms import decode_image
-from tests.conftest import RunningStack
 from tests.integration.command import json_result, run_encnet
 from tests.integration.conftest import BATCH_SIZE, LEARNING_RATE, NUM_TRAIN, NUM_VAL, STEPS, TINY, Trained
+from tests.running_stack import RunningStack
 
 PER_EPOCH = NUM_TRAIN // BATCH_SIZE
 MODEL = "models:/encnet-tiny@candidate"

@@ -16,7 +16,7 @@ import encnet
 from pipeline.config import RunConfig
 from pipeline.errors import InputError
 from pipeline.resume import store_config
-from tests.conftest import stack_variables
+from tests.running_stack import stack_variables
 from tests.unit.pipeline.made_up_data import CLASSES, write_made_up
 from workflows.dry_run import curve, report, settings, show
 from workflows.run_checks import Findings, check_run
