@@ -123,8 +123,13 @@ def seconds_to_recover(run: Run, fault_at: float) -> float:
     def failures() -> list[dict[str, Any]]:
         return [event for event in run.events("failed") if event["at"] > fault_at]
 
+    def resumed_at() -> list[int]:
+        return [event["step"] for event in run.events("resumed") if event["at"] > failures()[0]["at"]]
+
     run.wait_for("the failure to be noticed", failures)
-    run.wait_for_checkpoint(after=failures()[0]["step"] or 0)
+    run.wait_for("the next attempt", resumed_at)
+    # The last sign of life may be older than the newest checkpoint.
+    run.wait_for_checkpoint(after=max(failures()[0]["step"] or 0, resumed_at()[0]))
     return time.time() - fault_at
 
 
