@@ -7,6 +7,7 @@ loads it back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, Literal
@@ -63,6 +64,12 @@ class LossConfig:
     """Weight of the semantic encoding loss (which classes are in the picture)."""
     class_weighting: Literal["none", "enet"] = "none"
     """enet: weigh class c by 1 / ln(1.02 + share of c among the train pixels), which lifts rare classes."""
+    class_weight_power: float = 1.0
+    """The weights are taken to this power: 1 finds more of the rare classes, towards 0 takes less for them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.class_weight_power < math.inf:
+            raise ValueError(f"class_weight_power: {self.class_weight_power} must be 0 or more, e.g. 0.5")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

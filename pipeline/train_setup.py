@@ -157,11 +157,11 @@ def memory_format(device: torch.device, config: RunConfig) -> torch.memory_forma
 
 
 def class_weights(config: RunConfig, dataset: DatasetInfo) -> Tensor | None:
-    """Weights (classes,) of the cross-entropy: 1 / ln(1.02 + pixel share), as in ENet (arXiv 1606.02147), mean 1."""
+    """Weights (classes,) of the loss: a power of ENet's 1 / ln(1.02 + pixel share), arXiv 1606.02147; mean 1."""
     if config.loss.class_weighting == "none":
         return None
     pixels = torch.tensor(dataset.splits[config.data.train_split].class_pixels, dtype=torch.float64)
-    weights = 1.0 / torch.log(1.02 + pixels / pixels.sum())
+    weights = torch.log(1.02 + pixels / pixels.sum()) ** -config.loss.class_weight_power
     return (weights / weights.mean()).float()
 
 

@@ -74,6 +74,7 @@ def test_a_section_is_no_field() -> None:
         ("optim.lr", "0", "optim.lr: 0.0 must be greater than 0"),
         ("optim.max_steps", "-1", "optim.max_steps: -1 must be 0 or more"),
         ("optim.warmup_steps", "-2", "optim.warmup_steps: -2 must be 0 or more"),
+        ("loss.class_weight_power", "-1", "loss.class_weight_power: -1.0 must be 0 or more, e.g. 0.5"),
         ("optim.micro_batch", "3", "optim.micro_batch: 3 does not divide batch_size 16"),
         ("workers.num", "0", "workers.num: 0 must be greater than 0"),
         ("data.threads", "0", "data.threads: 0 must be greater than 0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,12 @@ from torch import nn
 
 import encnet
 from pipeline import train_setup
-from pipeline.config import DataConfig, RunConfig
+from pipeline.config import DataConfig, LossConfig, RunConfig
 from pipeline.errors import InputError
 from pipeline.run_board import Pulse, silent_pulse
-from pipeline.train_setup import setup
+from pipeline.shards import read_dataset
+from pipeline.storage import open_store
+from pipeline.train_setup import class_weights, setup
 from pipeline.world import World
 from tests.unit.pipeline.made_up_data import CLASSES, noting_store, write_made_up
 
@@ -62,3 +66,17 @@ def test_each_description_is_read_once(tmp_path: Path, monkeypatch: pytest.Monke
     worker = setup(_config(tmp_path), World(), CPU)
     assert (len(worker.train_index), len(worker.val_index)) == (23, 7)
     assert sorted(key for key, _, _ in reads) == ["dataset.json", "train/index.parquet", "val/index.parquet"]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_class_weights_are_a_power_of_enets_with_mean_1(tmp_path: Path, power: float) -> None:
+    write_made_up(tmp_path)
+    dataset = read_dataset(open_store(str(tmp_path)))
+    config = replace(_config(tmp_path), loss=LossConfig(class_weighting="enet", class_weight_power=power))
+    counts = dataset.splits["train"].class_pixels
+    plain = [math.log(1.02 + count / sum(counts)) ** -power for count in counts]
+    expected = [weight * len(plain) / sum(plain) for weight in plain]
+    weights = class_weights(config, dataset)
+    assert weights is not None
+    assert weights.tolist() == pytest.approx(expected, rel=1e-6)
+    assert class_weights(_config(tmp_path), dataset) is None
