@@ -55,7 +55,7 @@ class Drills:
 
     def leave_alone(self) -> None:
         """Do the run that the others are compared with."""
-        with self.run("undisturbed", steps=MOST_STEPS) as run:
+        with self.run("left-alone", steps=MOST_STEPS) as run:
             run.result()
             self.undisturbed = last_state(run)
         steps, per_epoch = self.undisturbed.sample_ids, NUM_TRAIN // BATCH_SIZE
