@@ -86,10 +86,23 @@ PYTORCH_ENCODING = Layout(
 
 TORCHVISION = Layout(
     "torchvision",
-    marks=("layer1.",),
-    # The deep stems of the other code bases' ImageNet ResNets come along: `conv1.0.` and `stem.0.`.
-    prefixes={"fc.": None, "stem.7.": "backbone.bn1.", "stem.": "backbone.conv1.", "": "backbone."},
-    behaviour={},
+    marks=("layer1.", "classifier.0."),
+    prefixes={
+        # Of its FCNs, whose backbones have our names.
+        "backbone.": "backbone.",
+        "classifier.0.": "head.bottleneck.conv.",
+        "classifier.1.": "head.bottleneck.bn.",
+        "classifier.4.": "head.classifier.",
+        "aux_classifier.0.": "aux_head.bottleneck.conv.",
+        "aux_classifier.1.": "aux_head.bottleneck.bn.",
+        "aux_classifier.4.": "aux_head.classifier.",
+        # Of ImageNet's ResNets. The deep stems of the other code bases' come along: `conv1.0.` and `stem.0.`.
+        "fc.": None,
+        "stem.7.": "backbone.bn1.",
+        "stem.": "backbone.conv1.",
+        "": "backbone.",
+    },
+    behaviour={"align_corners": False},
 )
 
 ENCNET = Layout("encnet", marks=("backbone.layer1.",), prefixes={}, behaviour={})

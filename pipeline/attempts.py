@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -52,20 +53,36 @@ def newest_state(checkpoints: CheckpointStore) -> RunState | None:
     return None
 
 
-def run_attempts(config: RunConfig, run_id: str, timeline: Timeline, signals: StopSignals) -> None:
+def run_attempts(
+    config: RunConfig,
+    run_id: str,
+    timeline: Timeline,
+    signals: StopSignals,
+    watch: Callable[[View], None] | None = None,
+) -> None:
     """Train until the run has ended, through failures as far as the policy lets it go on.
+
+    `watch` is shown the run's board, twice a second.
 
     Raises Interrupted when a signal asked for the end: the workers have written a checkpoint then, if they could.
     Raises the worker's own error for what would repeat, else TrainingError that says how to go on.
     """
     with trainer_environment(config), sifted_output(), run_board() as board:
-        _Attempts(config, run_id, timeline, signals, board).run()
+        _Attempts(config, run_id, timeline, signals, board, watch or (lambda seen: None)).run()
 
 
 class _Attempts:
-    def __init__(self, config: RunConfig, run_id: str, timeline: Timeline, signals: StopSignals, board: Any) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run_id: str,
+        timeline: Timeline,
+        signals: StopSignals,
+        board: Any,
+        watch: Callable[[View], None],
+    ) -> None:
         self._config, self._run_id, self._timeline, self._signals = config, run_id, timeline, signals
-        self._board = board
+        self._board, self._watch = board, watch
         self._checkpoints = open_checkpoints(config.storage, config.name)
         workers = config.workers
         self._budgets = Budgets(
@@ -112,6 +129,7 @@ class _Attempts:
         while thread.is_alive() and not watch.is_over:
             thread.join(0.5)
             self._seen = watch.look(self._seen)
+            self._watch(self._seen)
         self._trained = self._trained or watch.has_trained
         return errors[0] if errors else None
 

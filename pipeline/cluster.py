@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.errors import InputError, first_line
 from pipeline.progress import ProgressBoard, ProgressView
 from pipeline.run_board import Pulse, RunBoard, silent_pulse
+from pipeline.sweep_board import SweepBoard
 from pipeline.world import World
 
 _logger = logging.getLogger(__name__)
@@ -26,16 +27,19 @@ S3_ATTEMPTS = 12
 """The pauses between them begin at 50 ms and double: 100 s in all."""
 
 
-def connect_ray() -> None:
-    """Join the cluster at $RAY_ADDRESS. Raises InputError where none is named or it does not answer."""
+def connect_ray(*, shows_workers: bool = True) -> None:
+    """Join the cluster at $RAY_ADDRESS; `shows_workers`: what its processes print comes to this one's terminal.
+
+    Raises InputError where none is named or it does not answer.
+    """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         raise InputError("RAY_ADDRESS: not set: run 'encnet stack up', or name your cluster in it")
     try:
-        ray.init(address=address, logging_level=logging.WARNING)
-    except (ConnectionError, TimeoutError, RuntimeError, ray.exceptions.RaySystemError) as error:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=shows_workers)
+    except (ConnectionError, TimeoutError, RuntimeError, ray.exceptions.RayError) as error:
         raise InputError(
             f"RAY_ADDRESS: {address!r} does not answer: run 'encnet stack up', or check the address and the token "
             f"({first_line(error)})"
@@ -83,6 +87,13 @@ def progress(title: str, unit: str) -> Iterator[Any]:
 def run_board() -> Iterator[Any]:
     """The handle of the board of a run."""
     with _actor(RunBoard) as board:
+        yield board
+
+
+@contextmanager
+def sweep_board() -> Iterator[Any]:
+    """The handle of the board of a sweep."""
+    with _actor(SweepBoard) as board:
         yield board
 
 

@@ -256,7 +256,7 @@ class RunConfig:
         try:
             return _ADAPTER.validate_python(values)
         except ValidationError as error:
-            raise InputError("; ".join(_explain(fault) for fault in error.errors())) from None
+            raise InputError(explain(error)) from None
 
     def override(self, changes: Mapping[str, Any]) -> RunConfig:
         """A copy with fields replaced by dotted name, e.g. {"optim.max_steps": "30"}. Raises InputError."""
@@ -297,6 +297,11 @@ def _describe(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix:
         else:
             choices = " | ".join(map(str, entry.get("enum", [])))
             yield prefix + name, (f"[{choices}] " if choices else "") + entry.get("description", "").replace("\n", " ")
+
+
+def explain(error: ValidationError) -> str:
+    """Every field at fault, its value and the remedy, in one line."""
+    return "; ".join(_explain(fault) for fault in error.errors())
 
 
 def _explain(fault: Any) -> str:

@@ -31,6 +31,10 @@ class TrainingError(PipelineError):
     """A training run failed. Says where its last checkpoint is and how to go on."""
 
 
+class Diverged(TrainingError):
+    """The loss or the gradient is not finite any more: with the same settings it would come to that again."""
+
+
 class TrackingError(PipelineError):
     """The MLflow server refused or did not answer."""
 

@@ -238,7 +238,7 @@ def run_validation(loop: Loop) -> None:
     matrix = validate(worker)
     worker.state = worker.state.scored(matrix.mean_iou, matrix.iou.tolist())
     log_scores(worker, matrix)
-    worker.post(miou=matrix.mean_iou)
+    worker.post(miou=matrix.mean_iou, validated=(worker.state.step, matrix.mean_iou, matrix.iou.tolist()))
 
 
 def checkpoint(loop: Loop) -> None:

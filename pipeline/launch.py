@@ -6,11 +6,10 @@ import datetime
 import logging
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
-
-import numpy as np
 
 from pipeline import tracking
 from pipeline.attempts import ENDED, newest_state, run_attempts
@@ -23,9 +22,10 @@ from pipeline.model_card import ModelCard
 from pipeline.outbox import deliver
 from pipeline.preconditions import check_classes, check_name, find_dataset, find_storage
 from pipeline.provenance import git_commit, git_tags, versions
-from pipeline.registry import CANDIDATE, register_model
+from pipeline.registration import example_image, register_model
+from pipeline.registry import CANDIDATE
 from pipeline.resume import run_store, store_config
-from pipeline.sample_reader import SampleReader
+from pipeline.run_board import View
 from pipeline.shards import DatasetInfo, read_dataset, read_index
 from pipeline.stop_signals import StopSignals
 from pipeline.storage import open_store
@@ -35,7 +35,6 @@ from pipeline.trainer import check_workers
 
 _logger = logging.getLogger(__name__)
 REGISTER_PATIENCE_S = 600.0
-EXAMPLE_SIDE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class TrainResult:
     miou: float
     """Validation mIoU of the registered weights, in 0..1."""
     model_uri: str
-    """The registered version: models:/NAME/VERSION."""
+    """The registered version: models:/NAME/VERSION; "" where it was not to be registered."""
     bad_samples: list[str]
     """A line for each training sample that could not be decoded: shard, key and reason."""
 
@@ -73,10 +72,26 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo]:
     ), dataset
 
 
-def run_training(config: RunConfig, *, resume: bool = False) -> TrainResult:
+def run_training(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    registers: bool = True,
+    tags: Mapping[str, str] | None = None,
+    signals: StopSignals | None = None,
+    watch: Callable[[View], None] | None = None,
+) -> TrainResult:
     """Train as `config` (resolved) says, and register the best weights as the candidate.
 
     A run that was resumed after it had ended is registered if it was not, and nothing else.
+
+    Args:
+        config: the resolved configuration.
+        resume: go on with the run of that name.
+        registers: False leaves the weights in their checkpoints; a resumed run may register them later.
+        tags: of the MLflow run, besides those of every run.
+        signals: what may ask for the end, in place of this process's own signals.
+        watch: is shown the run's board, twice a second.
 
     Raises InputError when the name is taken and `resume` is not asked for, TrainingError when training failed,
     Interrupted when a signal ended it.
@@ -87,15 +102,16 @@ def run_training(config: RunConfig, *, resume: bool = False) -> TrainResult:
     connect_ray()
     check_workers(config)
     store_config(config)
-    with StopSignals() as signals:
-        run_id = tracking.open_run(client, config.experiment, config.name, _tags(config, dataset))
+    every_tag = {**_tags(config, dataset), **(tags or {})}
+    with signals or StopSignals() as signals:
+        run_id = tracking.open_run(client, config.experiment, config.name, every_tag)
         tracker = tracking.Tracker(run_id)
         status = "FAILED"
         try:
-            tracker.log_config(config.to_dict(), _tags(config, dataset))
+            tracker.log_config(config.to_dict(), every_tag)
             tracker.log_dataset(dataset.name, config.data.uri, dataset.digest, "training")
-            _train(config, run_id, signals)
-            result = _finish(config, dataset, tracker)
+            _train(config, run_id, signals, watch)
+            result = _finish(config, dataset, tracker, registers)
             status = "FINISHED"
             return result
         except (KeyboardInterrupt, Interrupted):
@@ -105,20 +121,20 @@ def run_training(config: RunConfig, *, resume: bool = False) -> TrainResult:
             _end(tracker, status)
 
 
-def _train(config: RunConfig, run_id: str, signals: StopSignals) -> None:
+def _train(config: RunConfig, run_id: str, signals: StopSignals, watch: Callable[[View], None] | None) -> None:
     state = newest_state(open_checkpoints(config.storage, config.name))
     if state and state.ended in ENDED:
         return
     store = run_store(config.storage, config.name)
     with Timeline(store, lambda events: tracking.log_events(run_id, events)) as timeline:
-        run_attempts(config, run_id, timeline, signals)
+        run_attempts(config, run_id, timeline, signals, watch)
 
 
-def _finish(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker) -> TrainResult:
+def _finish(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker, registers: bool) -> TrainResult:
     """Register, also when MLflow is away for a while: what is trained is not to be lost for that."""
     try:
         return tracking.patiently(
-            lambda: _register(config, dataset, tracker), f"registering {config.name}", REGISTER_PATIENCE_S
+            lambda: _conclude(config, dataset, tracker, registers), f"registering {config.name}", REGISTER_PATIENCE_S
         )
     except (tracking.Unreachable, tracking.NoServer) as error:
         raise TrackingError(
@@ -149,15 +165,8 @@ def _tags(config: RunConfig, dataset: DatasetInfo) -> dict[str, str]:
     }
 
 
-def _example(config: RunConfig) -> np.ndarray:
-    """A small real image (H, W, 3), shown with the registered model as its input example."""
-    store = open_store(config.data.uri)
-    image, _ = SampleReader(store, read_index(store, config.data.val_split)).load(0)
-    every = -(-max(image.shape) // EXAMPLE_SIDE)
-    return np.ascontiguousarray(image[::every, ::every])
-
-
-def _register(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker) -> TrainResult:
+def _conclude(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker, registers: bool) -> TrainResult:
+    """See to it that MLflow has all of a run that has ended, and the registry its best weights."""
     checkpoints = open_checkpoints(config.storage, config.name)
     last = newest_state(checkpoints)
     if last is None:
@@ -166,27 +175,39 @@ def _register(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker
     deliver(tracker.run_id, last.points, open_spool(config))
     if last.bad_samples:
         tracker.log_table({"bad sample": last.bad_samples}, "bad_samples.json")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        state = fetch_best(checkpoints, folder)
-        version = register_model(
-            config.registered_model,
-            folder / WEIGHTS,
-            _card(config, dataset, tracker.run_id, state, last.step),
-            example=_example(config),
-            tags={"recipe": config.recipe, "run": config.name, "git commit": git_commit()},
-            alias=CANDIDATE,
-        )
+    if registers:
+        model_uri, miou = _register(config, dataset, tracker.run_id, checkpoints, last.step)
+    else:
+        chosen = best(checkpoints.saved())
+        model_uri, miou = "", chosen.miou if chosen else None
     return TrainResult(
         name=config.name,
         run_id=tracker.run_id,
         run_url=tracking.run_url(tracker.client, tracker.run_id),
         steps=last.step,
         losses=last.losses,
-        miou=state.miou or 0.0,
-        model_uri=f"models:/{config.registered_model}/{version}",
+        miou=miou or 0.0,
+        model_uri=model_uri,
         bad_samples=last.bad_samples,
     )
+
+
+def _register(
+    config: RunConfig, dataset: DatasetInfo, run_id: str, checkpoints: CheckpointStore, steps: int
+) -> tuple[str, float | None]:
+    """Make the best weights of a run of `steps` a version of the registered model; its URI and mIoU."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        state = fetch_best(checkpoints, folder)
+        version = register_model(
+            config.registered_model,
+            folder / WEIGHTS,
+            _card(config, dataset, run_id, state, steps),
+            example=example_image(open_store(config.data.uri), config.data.val_split),
+            tags={"recipe": config.recipe, "run": config.name, "git commit": git_commit()},
+            alias=CANDIDATE,
+        )
+    return f"models:/{config.registered_model}/{version}", state.miou
 
 
 def _card(config: RunConfig, dataset: DatasetInfo, run_id: str, state: RunState, steps: int) -> ModelCard:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.errors import TrainingError
+from pipeline.errors import Diverged, TrainingError
 
 _COLUMNS = ("total", "pixel", "aux", "se", "gradient")
 MAX_SKIPPED = 40
@@ -62,7 +62,7 @@ class Meter:
     def gather(self, step: int, bytes_read: int = 0) -> None:
         """Reduce what is pending over ranks, and the bytes that each has read: `step` steps are done.
 
-        Raises TrainingError naming the first step whose loss or gradient is not finite, and which: on all ranks. What
+        Raises Diverged naming the first step whose loss or gradient is not finite, and which: on all ranks. What
         is written after this is therefore sound.
         """
         if not self._pending:
@@ -149,6 +149,6 @@ class Meter:
         elif bad:
             part = next((name for name in ("pixel", "aux", "se") if name in bad), bad[0])
             what = part if part == "gradient" else f"{part} loss"
-            raise TrainingError(f"the {what} is not finite at step {step}: lower --optim.lr, or set --optim.grad-clip")
+            raise Diverged(f"the {what} is not finite at step {step}: lower --optim.lr, or set --optim.grad-clip")
         else:
             self._skipped_in_a_row = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from typing import Protocol
 
 import encnet
 from pipeline.config import RunConfig
@@ -23,9 +24,37 @@ _ORIGINS = {
 """What an address of start weights tells about their licence."""
 
 
+class Card(Protocol):
+    """What is told of a version when it is registered. `text` and `description` are Markdown."""
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's run that the weights come from."""
+
+    @property
+    def step(self) -> int:
+        """At which they were taken."""
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """What the model's classes are those of."""
+
+    def scores(self) -> dict[str, float]:
+        """Metrics of the version, by name."""
+
+    def tags(self) -> dict[str, str]:
+        """The few facts that a person looks for in a list of versions."""
+
+    def text(self, name: str, version: str) -> str:
+        """The whole card."""
+
+    def description(self, name: str, version: str) -> str:
+        """The card in no more than MAX_DESCRIPTION characters."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """The facts behind the card. `text` and `description` are Markdown."""
+    """The facts behind the card of a trained model."""
 
     config: RunConfig
     dataset: DatasetInfo
@@ -38,6 +67,17 @@ class ModelCard:
     """On the validation split, in 0..1."""
     iou: Mapping[str, float]
     """Per class; NaN for one in neither truth nor prediction. May be empty: not known."""
+
+    def scores(self) -> dict[str, float]:
+        return {"val/best_miou": self.miou}
+
+    def tags(self) -> dict[str, str]:
+        source = self.config.start_weights
+        return {
+            **dataset_tags(self.dataset),
+            "network": network_name(self.config.model),
+            "licence": f"start weights: {origin_licence(source)}" if source else "of the training data alone",
+        }
 
     def text(self, name: str, version: str) -> str:
         """The whole card."""
@@ -53,18 +93,17 @@ class ModelCard:
             f"# {name}, version {version}": self._summary(),
             "## Made from": self._facts(),
             "## Scores of the classes": scores,
-            "## How to use it": _usage(f"models:/{name}/{version}"),
+            "## How to use it": usage(f"models:/{name}/{version}"),
             "## Limits": self._limits(),
             "## Licences": self._licences(),
         }
-        return "\n\n".join("\n".join([title, "", *lines]) for title, lines in sections.items() if lines) + "\n"
+        return join_sections(sections)
 
     def _summary(self) -> list[str]:
-        model, split = self.config.model, self.config.data.val_split
-        what = "EncNet" if model.arch == "encnet" else "FCN"
+        split = self.config.data.val_split
         averaged = ", averaged over steps" if self.config.optim.ema_decay else ""
         return [
-            f"{what} on a {model.backbone} that labels each pixel of an image with one of {model.num_classes} classes.",
+            what_it_is(self.config.model),
             f"**mIoU {100 * self.miou:.2f} % on {split} of {self.dataset.name}**, with the weights of step "
             f"{self.step} of {self.steps}{averaged}.",
         ]
@@ -73,10 +112,8 @@ class ModelCard:
         config, optim = self.config, self.config.optim
         train, val = (self.dataset.splits[split] for split in (config.data.train_split, config.data.val_split))
         crop = " x ".join(str(side) for side in config.augment.crop_size)
-        cost = encnet.model_cost(config.model)
         rows = {
-            "network": f"{config.model.arch}, {config.model.backbone}, output stride {config.model.output_stride}, "
-            f"{cost.inference.parameters / 1e6:.1f} M parameters",
+            "network": network_facts(config.model),
             "data set": f"{self.dataset.name} (`{config.data.uri}`): {train.samples} samples to train on, "
             f"{val.samples} to validate",
             "its digest": f"`{self.dataset.digest}`",
@@ -86,7 +123,7 @@ class ModelCard:
             "run": f"{config.name} (MLflow run `{self.run_id}`; its `config.json` is the whole configuration)",
             "code": f"`{self.commit}`",
         }
-        return ["| | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows.items())]
+        return two_columns(rows)
 
     def _scores(self, most: int = 0) -> list[str]:
         """A table of IoU per class; of more than `most` classes the best and the worst, if that is not 0."""
@@ -116,22 +153,66 @@ class ModelCard:
 
     def _licences(self) -> list[str]:
         source = self.config.start_weights
-        known = (terms for part, terms in _ORIGINS.items() if part in source)
-        start = next(known, "not known: ask where they come from")
         lines = ["- Code: Apache-2.0."]
-        lines += [f"- Start weights: {start}."] if source else []
-        return [*lines, f"- {self.dataset.name}: its publisher's terms hold for what is trained on it; see there."]
+        lines += [f"- Start weights: {origin_licence(source)}."] if source else []
+        return [*lines, dataset_licence(self.dataset)]
 
 
-def _usage(uri: str) -> list[str]:
+def origin_licence(source: str) -> str:
+    """What the address of weights tells about their licence."""
+    known = (terms for part, terms in _ORIGINS.items() if part in source)
+    return next(known, "not known: ask where they come from")
+
+
+def dataset_licence(dataset: DatasetInfo) -> str:
+    """A line on the terms of the data set."""
+    return f"- {dataset.name}: its publisher's terms hold for what is trained on it; see there."
+
+
+def dataset_tags(dataset: DatasetInfo) -> dict[str, str]:
+    """The data set by name and by digest."""
+    return {"data set": dataset.name, "data set digest": dataset.digest}
+
+
+def network_name(model: encnet.ModelConfig) -> str:
+    """Such as "EncNet, resnet50"."""
+    return f"{'EncNet' if model.arch == 'encnet' else 'FCN'}, {model.backbone}"
+
+
+def what_it_is(model: encnet.ModelConfig) -> str:
+    """A sentence for who has never heard of it."""
+    what = "EncNet" if model.arch == "encnet" else "FCN"
+    return f"{what} on a {model.backbone} that labels each pixel of an image with one of {model.num_classes} classes."
+
+
+def network_facts(model: encnet.ModelConfig) -> str:
+    """Shape and size of a network, for a table."""
+    parameters = encnet.model_cost(model).inference.parameters / 1e6
+    return f"{model.arch}, {model.backbone}, output stride {model.output_stride}, {parameters:.1f} M parameters"
+
+
+def two_columns(rows: Mapping[str, str]) -> list[str]:
+    """A table of facts."""
+    return ["| | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows.items())]
+
+
+def join_sections(sections: Mapping[str, list[str]]) -> str:
+    """Title -> lines as one text; sections without lines are left out."""
+    return "\n\n".join("\n".join([title, "", *lines]) for title, lines in sections.items() if lines) + "\n"
+
+
+def usage(uri: str) -> list[str]:
+    """How to call the model, in Python and from a shell."""
     return [
         "```python",
         "import mlflow",
         f'model = mlflow.pyfunc.load_model("{uri}")',
         "ids = model.predict(images)  # (B, H, W, 3) uint8 RGB -> (B, H, W) class ids",
+        'model.predict(images, params={"probabilities": True})  # a dict with (B, C, H, W) probabilities, too',
         "```",
         "```sh",
         f"encnet evaluate {uri} --data URI --split val",
-        f"encnet models export {uri} --format onnx",
+        f"mlflow models serve --model-uri {uri} --env-manager local   # takes JPEG and PNG files in base64, too",
+        f"encnet models pull {uri}   # weights, configuration and this card as files",
         "```",
     ]

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 _NOISE = re.compile(
     # Ray Train's own actor, at the start of each attempt: it is never restarted, so the warning can't come true.
     r"'PreemptionWatcher' .* has constructor arguments in the object store"
+    # The processes of a sweep's trials take no CPU, so that there are more of them than CPUs: as it is meant to be.
+    r"|WARNING: \d+ PYTHON worker processes have been started on node"
 )
 _NOISY_TRACEBACK = "Graceful shutdown of backend failed. This is expected if one of the workers has crashed."
 _CONTROLLER = "(TrainController"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.lettering import GAP, heading, legend, paper
@@ -62,11 +63,15 @@ def _tile(title: str, panel: np.ndarray, shrink: int) -> np.ndarray:
     return np.vstack([heading(title, panel.shape[1]), panel])
 
 
-def class_table(classes: Sequence[str], iou: Sequence[float]) -> Table:
-    """A table of IoU per class, in percent; a class in neither truth nor prediction shows a dash."""
+def class_table(
+    classes: Sequence[str], iou: Sequence[float], others: Mapping[str, Sequence[float]] | None = None
+) -> Table:
+    """A table of IoU per class, in percent, beside other shares of 1 by their titles; NaN shows as a dash."""
     table = Table()
     table.add_column("class")
-    table.add_column("IoU %", justify="right")
-    for name, value in zip(classes, iou, strict=True):
-        table.add_row(name, "–" if np.isnan(value) else f"{100 * value:.2f}")
+    columns = {"IoU %": iou, **(others or {})}
+    for title in columns:
+        table.add_column(title, justify="right")
+    for name, *values in zip(classes, *columns.values(), strict=True):
+        table.add_row(escape(name), *("–" if np.isnan(value) else f"{100 * value:.2f}" for value in values))
     return table

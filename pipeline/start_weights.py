@@ -34,7 +34,7 @@ def load_start_weights(net: encnet.SegmentationNet, source: str) -> list[str]:
     """
     place: str | Path = source
     try:
-        with _found(source) as place:
+        with find_weights(source) as place:
             read_checkpoint(place, progress=False)  # what can't be read or fetched at all is not tried part by part
             return [note.replace(str(place), source) for note in _load(net, place)]
     except ValueError as error:
@@ -63,8 +63,8 @@ def _differences(trial: encnet.SegmentationNet, net: encnet.SegmentationNet) -> 
 
 
 @contextmanager
-def _found(source: str) -> Iterator[str | Path]:
-    """Where `encnet.load_weights` can read the weights, for the block."""
+def find_weights(source: str) -> Iterator[str | Path]:
+    """Where `encnet.load_weights` can read the weights at `source`, for the block. Raises InputError."""
     if source.startswith(("http://", "https://")):
         yield source
     elif source.startswith("s3://"):

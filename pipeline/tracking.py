@@ -10,14 +10,16 @@ import json
 import logging
 import os
 import re
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import mlflow
 import numpy as np
-from mlflow.entities import Metric, Param, RunData, RunTag
+from mlflow.entities import Experiment, Metric, Param, RunData, RunTag
 from mlflow.exceptions import MlflowException, RestException
 
 from pipeline.config import flat
@@ -187,6 +189,34 @@ def run_url(client: mlflow.MlflowClient, run_id: str) -> str:
     return f"{client.tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
+def find_finished(client: mlflow.MlflowClient, tag: str, value: str) -> list[str]:
+    """The ids of the finished runs, of all experiments, whose tag has that value: the newest first."""
+    try:
+        experiments = [found.experiment_id for found in _all_experiments(client)]
+        chosen = f"attributes.status = 'FINISHED' and tags.`{tag}` = '{value}'"
+        runs = client.search_runs(experiments, chosen, order_by=["attributes.start_time DESC"]) if experiments else []
+        return [str(run.info.run_id) for run in runs]
+    except MlflowException as error:
+        raise explain(error, f"runs with {tag!r} could not be looked for") from error
+
+
+def _all_experiments(client: mlflow.MlflowClient) -> Iterator[Experiment]:
+    token = None
+    while token != "":
+        page = client.search_experiments(page_token=token)
+        yield from page
+        token = page.token or ""
+
+
+def fetch_artifact(client: mlflow.MlflowClient, run_id: str, path: str) -> bytes:
+    """The contents of an artifact of a run. Raises TrackingError, also where there is none."""
+    with tempfile.TemporaryDirectory(prefix="encnet-artifact-") as folder:
+        try:
+            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+        except (MlflowException, OSError) as error:  # of requests
+            raise explain(error, f"{path} of run {run_id} could not be fetched") from error
+
+
 class Tracker:
     """Writes to one MLflow run. Raises TrackingError (Unreachable, Refused) where that fails."""
 
@@ -239,6 +269,10 @@ class Tracker:
     def log_text(self, text: str, path: str) -> None:
         """Log a text file as artifact `path`."""
         self._call("log_text", self.run_id, text, path)
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """Log a file as an artifact in `folder`, in place of one of its name that is there."""
+        self._call("log_artifact", self.run_id, str(path), folder)
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
         """Log a table (column -> values) as artifact `path`, shown in the UI, in place of what is there.

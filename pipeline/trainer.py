@@ -35,7 +35,7 @@ def build_trainer(config: RunConfig, run_id: str, board: Any, attempt: int) -> T
     Ray Train is to start workers, watch them and end with the first failure. Its run has a name of its own: it would
     look for the checkpoints of an earlier one of the same name, and those are kept by us.
     """
-    workers, needs = config.workers, _needs(config)
+    workers, needs = config.workers, worker_needs(config)
     beside = is_beside(config, ray.cluster_resources(), needs)
     filesystem, path = split_storage(f"{runs_uri(config.storage)}/{config.name}/{_RAY}")
     return TorchTrainer(
@@ -83,16 +83,16 @@ def use_gpu(config: RunConfig) -> bool:
 def check_workers(config: RunConfig) -> None:
     """Raise InputError for more workers than the cluster holds: Ray would wait for them for ever."""
     resources, fewest = ray.cluster_resources(), config.workers.fewest
-    for kind, each in _needs(config).items():
+    for kind, each in worker_needs(config).items():
         if fewest * each > resources.get(kind, 0):
             field = "least" if config.workers.least else "num"
             raise InputError(
                 f"workers.{field}: {fewest} workers need {fewest * each:g} {kind}s, but the cluster has "
                 f"{resources.get(kind, 0):.0f}: ask for fewer with --num-workers"
             )
-    is_beside(config, resources, _needs(config))
+    is_beside(config, resources, worker_needs(config))
 
 
-def _needs(config: RunConfig) -> dict[str, float]:
+def worker_needs(config: RunConfig) -> dict[str, float]:
     """What a worker needs of its node."""
     return {"CPU": float(config.workers.cpus)} | ({"GPU": 1.0} if use_gpu(config) else {})

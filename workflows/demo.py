@@ -125,10 +125,10 @@ def _job(verb: list[str]) -> dict[str, Any]:
 
 
 def _promote(champion: Contender) -> None:
-    from pipeline.registry import make_champion
+    from pipeline.champion import appoint
 
     name, version = champion.version
-    make_champion(name, version)
+    appoint(name, version, why=f"{champion.title}, the better one of a demo")
     click.echo(f"{champion.title}: models:/{name}@champion is version {version} now", err=True)
 
 

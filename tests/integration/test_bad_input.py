@@ -150,7 +150,7 @@ def test_models(command: Command, scenes: str, tmp_path: Path) -> None:
     for model, words in (
         ("models:/no-such-model@candidate", "no-such-model"),
         ("models:/no-such-model/7", "no-such-model"),
-        ("models:/no-such-model", "write models:/NAME@ALIAS, models:/NAME/VERSION, runs:/... or a folder"),
+        ("models:/no-such-model", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
         (str(empty), "holds no weights.safetensors: name a registered model or a folder with one"),
     ):
         said = command.refusal("evaluate", model, data)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tests.integration.command import json_result, run_encnet
 from tests.integration.conftest import STEPS, Trained
 from tests.running_stack import RunningStack
 
@@ -87,6 +88,24 @@ def test_the_run_has_curves_and_pictures(page: Page, trained: Trained, shots: Pa
     assert width > 250, (width, height)  # four panels two by two, large enough to be read
     assert height > 250, (width, height)
     _shoot(page, shots / "4-pictures.png")
+
+
+def test_the_report_of_an_evaluation_opens_among_its_artifacts(
+    page: Page, trained: Trained, scenes: str, shots: Path
+) -> None:
+    evaluated = json_result(run_encnet("evaluate", trained.result["model_uri"], f"--data={scenes}", "--json"))
+    page.goto(evaluated["run_url"] + "/artifacts")
+    for name in ("report", "index.html"):
+        page.get_by_text(name, exact=True).first.click()
+    report = page.frame_locator("iframe").first
+    expect(report.get_by_role("heading", name="encnet-tiny v1 on context-scenes/val")).to_be_visible()
+    expect(report.get_by_text(f"{100 * evaluated['miou']:.2f} %", exact=True).first).to_be_visible()
+    picture = report.locator("figure img").first
+    assert picture.evaluate("image => image.naturalWidth") > 250
+    _shoot(page, shots / "5-report.png")
+    page.goto(evaluated["run_url"])
+    expect(page.get_by_text("boundary F-score").first).to_be_visible()
+    _shoot(page, shots / "5-evaluation.png")
 
 
 def test_the_registered_model_has_its_alias(page: Page, trained: Trained, stack: RunningStack, shots: Path) -> None:

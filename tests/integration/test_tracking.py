@@ -17,7 +17,8 @@ import encnet
 from pipeline import tracking
 from pipeline.config import DataConfig, RunConfig
 from pipeline.model_card import ModelCard
-from pipeline.registry import CANDIDATE, register_model
+from pipeline.registration import register_model
+from pipeline.registry import CANDIDATE
 from pipeline.shards import DatasetInfo, SplitInfo
 from pipeline.timeline import Event
 from tests.integration.lone_mlflow import Proxy
@@ -117,10 +118,10 @@ def card(run_id: str, step: int) -> ModelCard:
     )
 
 
-def register(weights: Path, run_id: str, step: int) -> str:
+def register(weights: Path, run_id: str, step: int, name: str = "made-up") -> str:
     example = np.zeros((32, 48, 3), np.uint8)
     tags = {"recipe": "custom", "run": "first"}
-    return register_model("made-up", weights, card(run_id, step), example=example, tags=tags, alias=CANDIDATE)
+    return register_model(name, weights, card(run_id, step), example=example, tags=tags, alias=CANDIDATE)
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow's own, of its own types

@@ -1,4 +1,4 @@
-"""EncNets on a ResNet-18 with the module names of PyTorch-Encoding and of mmsegmentation, written plainly."""
+"""Networks on a ResNet-18 with the module names of PyTorch-Encoding, mmsegmentation and torchvision, written out."""
 
 from __future__ import annotations
 
@@ -167,6 +167,28 @@ class MMSegmentation(nn.Module):
         size, align = images.shape[2:], self.align_corners
         maps = [F.interpolate(m, size, mode="bilinear", align_corners=align) for m in (logits, aux)]
         return maps[0], maps[1], head["se_layer"](context)
+
+
+def convolution(inputs: int, width: int, classes: int) -> nn.Sequential:
+    """torchvision's FCNHead."""
+    return nn.Sequential(*sequence(inputs, width, 3), nn.Dropout(0.1), nn.Conv2d(width, classes, 1))
+
+
+class TorchvisionFCN(nn.Module):
+    """Like torchvision's fcn_resnet50, on a ResNet-18."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        stem = {"conv1": nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), "bn1": nn.BatchNorm2d(64)}
+        self.backbone: Any = nn.ModuleDict({**stem, **stages(64)})
+        self.classifier = convolution(512, width, classes)
+        self.aux_classifier = convolution(256, 64, classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        _, c4, c5 = run_stages(self.backbone, F.relu(self.backbone["bn1"](self.backbone["conv1"](images))))
+        maps = (self.classifier(c5), self.aux_classifier(c4))
+        logits, aux = (F.interpolate(m, images.shape[2:], mode="bilinear", align_corners=False) for m in maps)
+        return logits, aux
 
 
 def randomise(model: nn.Module) -> None:

@@ -182,6 +182,11 @@ def test_each_row_goes_where_the_table_says(layout: Layout, column: int) -> None
         ("fc.weight", "torchvision", None),
         ("stem.3.weight", "torchvision", "backbone.conv1.3.weight"),
         ("stem.7.weight", "torchvision", "backbone.bn1.weight"),
+        ("backbone.layer4.0.conv1.weight", "torchvision", "backbone.layer4.0.conv1.weight"),
+        ("classifier.0.weight", "torchvision", "head.bottleneck.conv.weight"),
+        ("classifier.1.running_mean", "torchvision", "head.bottleneck.bn.running_mean"),
+        ("classifier.4.bias", "torchvision", "head.classifier.bias"),
+        ("aux_classifier.4.bias", "torchvision", "aux_head.classifier.bias"),
         ("head.classifier.bias", "encnet", "head.classifier.bias"),
     ],
 )
@@ -199,6 +204,7 @@ def test_translations(key: str, layout: str, ours: str | None) -> None:
         (["backbone.layer1.0.conv1.weight", "head.classifier.bias"], "encnet"),
         (["pretrained.layer1.0.conv1.weight", "head.conv6.1.bias"], "PyTorch-Encoding"),
         (["conv1.0.weight", "layer1.0.conv1.weight"], "torchvision"),
+        (["backbone.layer1.0.conv1.weight", "classifier.0.weight"], "torchvision"),
     ],
 )
 def test_recognises(keys: list[str], name: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from encnet import ModelConfig, SegmentationNet, build_model, load_model, load_weights, read_config, save_weights
 from encnet.weights import Part
-from tests.unit.encnet.foreign import MMSegmentation, PyTorchEncoding, randomise
+from tests.unit.encnet.foreign import MMSegmentation, PyTorchEncoding, TorchvisionFCN, randomise
 
 PYTORCH_ENCODING = ModelConfig(
     num_classes=5,
@@ -118,6 +118,20 @@ def test_computes_what_the_other_code_base_computes(
         torch.testing.assert_close(output.logits, logits)
         torch.testing.assert_close(output.aux_logits, aux)
         torch.testing.assert_close(output.se_logits, se)
+
+
+def test_computes_what_torchvision_s_fcn_computes(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    network = TorchvisionFCN(5, 8).eval()
+    randomise(network)
+    torch.save(network.state_dict(), tmp_path / "fcn.pth")
+    model, config = load_model(tmp_path / "fcn.pth")
+    assert config == ModelConfig(num_classes=5, arch="fcn", backbone="resnet18", head_channels=8)
+    images = torch.randn(2, 3, 48, 57, dtype=torch.float64)
+    logits, aux = network.double()(images)
+    output = model.double()(images, auxiliary=True)
+    torch.testing.assert_close(output.logits, logits)
+    torch.testing.assert_close(output.aux_logits, aux)
 
 
 @pytest.mark.parametrize("name", ["PyTorch-Encoding", "mmsegmentation"])

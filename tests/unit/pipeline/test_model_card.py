@@ -87,3 +87,15 @@ def test_the_terms_of_the_start_weights_are_told(source: str, terms: str) -> Non
         line for line in make_card(start_weights=source).text("a", "1").splitlines() if "- Start weights" in line
     ]
     assert terms in line
+
+
+def test_the_tags_of_a_version_are_the_facts_that_one_looks_for() -> None:
+    card = make_card(start_weights="https://download.pytorch.org/models/resnet50.pth")
+    assert card.tags() == {
+        "data set": "camvid",
+        "data set digest": card.dataset.digest,
+        "network": "EncNet, resnet18",
+        "licence": "start weights: torchvision's: BSD-3-Clause; trained on ImageNet, whose terms are for research",
+    }
+    assert make_card().tags()["licence"] == "of the training data alone"
+    assert card.scores() == {"val/best_miou": 0.65432}
