@@ -134,16 +134,25 @@ def follow_job(client: Any, job_id: str, show: Callable[[str], object]) -> int:
         show(line)
 
     try:
-        asyncio.run(_follow(client, job_id, keep))
+        follow_log(client, job_id, keep)
     except KeyboardInterrupt:
         client.stop_job(job_id)
         click.echo(f"job {job_id} is asked to stop; a run that trains writes a checkpoint first", err=True)
-        _ended(client, job_id, STOP_WITHIN_S)
-        rest = [line for line in client.get_job_logs(job_id).splitlines() if not _RAYS_OWN_LINE.match(line)]
-        for line in rest[len(shown) :]:
+        wait_for_end(client, job_id, STOP_WITHIN_S)
+        for line in log_lines(client, job_id)[len(shown) :]:
             show(line)
         raise
     return _exit_code(client, job_id)
+
+
+def log_lines(client: Any, job_id: str) -> list[str]:
+    """What the job has said by now."""
+    return [line for line in client.get_job_logs(job_id).splitlines() if not _RAYS_OWN_LINE.match(line)]
+
+
+def follow_log(client: Any, job_id: str, show: Callable[[str], object]) -> None:
+    """Show each line of the job's log, from its beginning, as it comes, until the job has ended."""
+    asyncio.run(_follow(client, job_id, show))
 
 
 async def _follow(client: Any, job_id: str, show: Callable[[str], object]) -> None:
@@ -157,7 +166,7 @@ async def _follow(client: Any, job_id: str, show: Callable[[str], object]) -> No
         show(rest)
 
 
-def _ended(client: Any, job_id: str, within_s: float) -> Any:
+def wait_for_end(client: Any, job_id: str, within_s: float) -> Any:
     """What is known of a job once it has ended, or after `within_s`."""
     until = time.monotonic() + within_s
     while not (info := client.get_job_info(job_id)).status.is_terminal() and time.monotonic() < until:
@@ -167,7 +176,7 @@ def _ended(client: Any, job_id: str, within_s: float) -> Any:
 
 def _exit_code(client: Any, job_id: str) -> int:
     """The job's own exit code. Raises PipelineError for a job that never got as far as having one."""
-    info = _ended(client, job_id, within_s=10.0)  # the log ends a moment before the job is marked ended
+    info = wait_for_end(client, job_id, within_s=10.0)  # the log ends a moment before the job is marked ended
     if info.status.value == "SUCCEEDED":
         return 0
     if info.driver_exit_code is None:
