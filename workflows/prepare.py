@@ -132,7 +132,7 @@ def prepare_dataset(
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
         raise InputError(f"name: {name!r} is no name of a data set: use letters, digits, '-', '_' and '.'")
     source = layout.open(request)
-    arguments = {"layout": layout.name, "version": layout.version, **source.arguments}
+    arguments = source_arguments(layout, source)
     there = None if force else _find_dataset(store)
     if there is not None:
         if there.source == arguments and name in (None, there.name):
@@ -148,6 +148,11 @@ def prepare_dataset(
     for note in missing_samples(layout, source):
         console.print(note)
     return info, True
+
+
+def source_arguments(layout: Layout, source: Source) -> dict[str, Any]:
+    """What `dataset.json` says a data set was prepared from."""
+    return {"layout": layout.name, "version": layout.version, **source.arguments}
 
 
 def _check(layout: Layout, source: Source, store: Store, runner: Runner, console: Console) -> None:
