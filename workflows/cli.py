@@ -21,13 +21,19 @@ _VERBS = {
     "data": ("workflows.prepare:data", "Data sets on storage: prepare, index, verify, inspect."),
     "train": ("workflows.train:train", "Train a recipe on the Ray cluster; register the best weights."),
     "sweep": ("workflows.sweep:sweep", "Train with several values of some fields; register the best."),
-    "evaluate": ("workflows.evaluate:evaluate", "Evaluate a model on a split, each sample once; compare two; write a report."),
+    "evaluate": (
+        "workflows.evaluate:evaluate",
+        "Evaluate a model on a split, each sample once; compare two; write a report.",
+    ),
     "predict": ("workflows.predict:predict", "Label the pixels of images, folders and s3:// prefixes with a model."),
     "models": ("workflows.models:models", "Registered models: list, show, import, promote, rollback, pull, export."),
     "run": ("workflows.run:run", "From data to champion: prepare, train, evaluate, gate, promote."),
     "submit": ("workflows.submit:submit", "Run any verb as a Ray job and follow its log."),
     "jobs": ("workflows.jobs:jobs", "The jobs on a Ray cluster: list, logs, stop."),
-    "doctor": ("workflows.doctor:doctor", "Check token, storage, MLflow, Ray, versions and GPUs; a remedy for each fault."),
+    "doctor": (
+        "workflows.doctor:doctor",
+        "Check token, storage, MLflow, Ray, versions and GPUs; a remedy for each fault.",
+    ),
 }
 
 
