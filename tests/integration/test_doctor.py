@@ -65,10 +65,10 @@ def test_a_token_that_others_can_read_and_a_wrong_one_are_faults(stack: RunningS
     assert done.returncode == 1
     found = checks(done)
     assert found["token"]["remedy"] == f"chmod 600 {token}"
-    assert found["Jobs API"]["detail"].endswith(" refuses the token (401)")
+    assert found["Jobs API"]["detail"].endswith(" refuses the token (403)")
     assert found["Ray"]["status"] == "fault"
 
 
 def test_the_cluster_s_own_view_is_a_job_away(stack: RunningStack) -> None:
-    done = run_encnet("submit", "--", "doctor", "--json")
+    done = run_encnet("submit", "--", "doctor", "--json", "--timeout=120")
     assert json_result(done)["ok"] is True

@@ -36,9 +36,10 @@ def test_a_sweep_without_room_is_refused(stack: RunningStack, scenes: str) -> No
 
 
 def test_a_dry_run_tells_the_trials(stack: RunningStack, scenes: str) -> None:
-    told = json_result(run_encnet("sweep", "context_scenes_lr", f"--data={scenes}", "--dry-run", "--json"))
+    sweep = ("sweep", "context_scenes_lr", f"--data={scenes}", "--optim.max-steps=40", "--dry-run")
+    told = json_result(run_encnet(*sweep, "--json"))
     assert (told["ok"], told["num_trials"], told["concurrent"]) == (True, 6, 2)
     assert len(told["first_trials"]) == 6
-    done = run_encnet("sweep", "context_scenes_lr", f"--data={scenes}", "--dry-run")
+    done = run_encnet(*sweep)
     assert "asha: at 30 %, 60 % of the steps the best 1 in 2 go on" in done.stdout
     assert "room           for 2 trials at once, of 2 workers" in done.stdout
