@@ -14,6 +14,7 @@ class SweepBoard(ProgressBoard):
     def __init__(self) -> None:
         super().__init__()
         self._asked = ""
+        self._left: set[int] = set()
 
     def tell(self, number: int, facts: Facts) -> str:
         """Take the facts of a trial; returns what is asked of it, '' for nothing."""
@@ -23,3 +24,11 @@ class SweepBoard(ProgressBoard):
     def ask(self, what: str) -> None:
         """Ask something of all trials: STOP."""
         self._asked = what
+
+    def leave(self, number: int) -> None:
+        """A trial and its workers have left."""
+        self._left.add(number)
+
+    def left(self) -> set[int]:
+        """The trials that have left."""
+        return set(self._left)

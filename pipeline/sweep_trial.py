@@ -69,6 +69,10 @@ class SweepTrial(tune.Trainable):
         """Have the workers write a checkpoint and leave, where they have not left by themselves."""
         self._signals.received = self._signals.received or signal.SIGTERM
         self._thread.join(LEAVE_WITHIN_S)
+        try:
+            ray.get(self._board.leave.remote(self._trial.number), timeout=ANSWER_WITHIN_S)
+        except ray.exceptions.RayError as error:
+            _logger.warning("the sweep's board does not answer: %s", first_line(error))
 
     def _run(self) -> None:
         with Pulse(self._tell):

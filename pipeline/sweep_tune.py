@@ -10,20 +10,22 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipeline.cluster import ANSWER_WITHIN_S
 from pipeline.environment import overridden
 from pipeline.sweep_config import SweepConfig
 from pipeline.sweep_journal import Journal
 from pipeline.sweep_plan import Outcome, Score, Trial, is_hopeless, next_trial
 from pipeline.sweep_suggest import suggest
-from pipeline.sweep_trial import OUTCOME, REASON, SCORE, SHARE, STEP, SweepTrial
+from pipeline.sweep_trial import LEAVE_WITHIN_S, OUTCOME, REASON, SCORE, SHARE, STEP, SweepTrial
 
 DRIVER_BYTES = 512 << 20
 """What a trial's own process takes, besides its workers: Tune places it by that, and it takes no CPU from them."""
@@ -87,17 +89,23 @@ class Trials:
 class JournalSearcher(Searcher):
     """Hands Tune the trials that `Trials` chooses, and hands back what becomes of them."""
 
-    def __init__(self, trials: Trials) -> None:
+    def __init__(self, trials: Trials, left: Callable[[], Collection[int]]) -> None:
         super().__init__()
-        self._trials = trials
+        self._trials, self._left = trials, left
         self._numbers: dict[str, int] = {}
         """By Tune's own id of a trial, which is another each time."""
+        self._stopped: dict[int, float] = {}
+        """When the scheduler ended a trial, as long as its process may be there."""
 
     def suggest(self, trial_id: str) -> Any:
-        """The number of the next trial, or that there is none."""
+        """The number of the next trial, that there is none, or None: not yet.
+
+        Tune gives the processes of ended trials some seconds once there is none, and then kills them, so that the
+        last ones are waited for.
+        """
         number = self._trials.begin()
         if number is None:
-            return Searcher.FINISHED
+            return None if self._are_leaving() else Searcher.FINISHED
         self._numbers[trial_id] = number
         return {"number": number}
 
@@ -113,7 +121,20 @@ class JournalSearcher(Searcher):
             self._trials.ended(number, Outcome.FAILED, "its process was lost again and again")
             return
         self.on_trial_result(trial_id, result)
-        self._trials.ended(number, Outcome(result.get(OUTCOME, Outcome.STOPPED)), result.get(REASON, ""))
+        outcome = Outcome(result.get(OUTCOME, Outcome.STOPPED))
+        if outcome is Outcome.STOPPED:
+            self._stopped[number] = time.monotonic()
+        self._trials.ended(number, outcome, result.get(REASON, ""))
+
+    def _are_leaving(self) -> bool:
+        """Whether trials that were stopped are still writing what they hold."""
+        now, left = time.monotonic(), self._left() if self._stopped else ()
+        self._stopped = {
+            number: since
+            for number, since in self._stopped.items()
+            if number not in left and now - since < LEAVE_WITHIN_S
+        }
+        return bool(self._stopped)
 
     def save(self, checkpoint_path: str) -> None:
         """The journal is what is kept."""
@@ -137,7 +158,7 @@ def run_trials(
             trainable,
             tune_config=tune.TuneConfig(
                 num_samples=-1,
-                search_alg=JournalSearcher(trials),
+                search_alg=JournalSearcher(trials, lambda: _left(board)),
                 scheduler=build_scheduler(config, trials.all()),
                 max_concurrent_trials=num_concurrent,
             ),
@@ -149,6 +170,13 @@ def run_trials(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # Tune has none of ours
             ),
         ).fit()
+
+
+def _left(board: Any) -> Collection[int]:
+    try:
+        return cast(Collection[int], ray.get(board.left.remote(), timeout=ANSWER_WITHIN_S))
+    except ray.exceptions.RayError:
+        return ()  # asked again
 
 
 @dataclass(frozen=True)

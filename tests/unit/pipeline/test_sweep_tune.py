@@ -35,7 +35,7 @@ def _trials(folder: Path, sweep: SweepConfig) -> Trials:
 def test_what_becomes_of_trials_is_kept_and_gone_on_from(tmp_path: Path) -> None:
     sweep = small_sweep(budget=BudgetConfig(trials=5))
     first = _trials(tmp_path, sweep)
-    searcher = JournalSearcher(first)
+    searcher = JournalSearcher(first, set)
     assert [searcher.suggest(name) for name in "abcd"] == [{"number": number} for number in range(4)]
     searcher.on_trial_result("a", _report(10, 0.2))
     searcher.on_trial_complete("a", _report(40, 0.6, **{OUTCOME: "finished", "done": True}))
@@ -49,7 +49,7 @@ def test_what_becomes_of_trials_is_kept_and_gone_on_from(tmp_path: Path) -> None
     assert kept[0].scores == [Score(10, 0.25, 0.2), Score(40, 1.0, 0.6)]
     assert (kept[1].score, kept[2].reason, kept[3].score) == (0.1, "ValueError: a bug", 0.3)
 
-    again = JournalSearcher(_trials(tmp_path, sweep))
+    again = JournalSearcher(_trials(tmp_path, sweep), set)
     assert [again.suggest(name) for name in "xyz"] == [{"number": 3}, {"number": 4}, Searcher.FINISHED]
     assert open_journal(str(tmp_path), sweep.name).trial(3) == kept[3], "with the values and the score it had"
 
@@ -99,10 +99,26 @@ def test_no_trial_begins_when_the_first_ones_all_failed(tmp_path: Path) -> None:
 
 def test_a_trial_whose_process_is_lost_for_good_has_failed(tmp_path: Path) -> None:
     trials = _trials(tmp_path, small_sweep())
-    searcher = JournalSearcher(trials)
+    searcher = JournalSearcher(trials, set)
     searcher.suggest("a")
     searcher.on_trial_complete("a", error=True)
     assert (trials.all()[0].outcome, trials.all()[0].reason) == (Outcome.FAILED, "its process was lost again and again")
+
+
+def test_tune_is_through_only_when_stopped_trials_have_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, left = 100.0, set[int]()
+    monkeypatch.setattr(sweep_tune.time, "monotonic", lambda: now)
+    searcher = JournalSearcher(_trials(tmp_path, small_sweep(budget=BudgetConfig(trials=3))), lambda: left)
+    for name in "abc":
+        searcher.suggest(name)
+    searcher.on_trial_complete("a", _report(10, 0.1, done=True))
+    searcher.on_trial_complete("b", _report(10, 0.1, done=True))
+    searcher.on_trial_complete("c", _report(40, 0.6, **{OUTCOME: "finished", "done": True}))
+    assert searcher.suggest("d") is None
+    left.add(0)
+    assert searcher.suggest("d") is None
+    now += sweep_tune.LEAVE_WITHIN_S  # the other one's process is gone, and tells nothing any more
+    assert searcher.suggest("d") == Searcher.FINISHED
 
 
 class _Running(NamedTuple):
