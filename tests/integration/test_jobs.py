@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.integration.command import json_result, run_encnet
+from tests.integration.command import TIMEOUT_S, json_result, run_encnet
 from tests.integration.running import wait_until
 from tests.running_stack import RunningStack
 
@@ -44,9 +47,10 @@ def test_a_log_is_read_by_the_beginning_of_a_name(ended: str) -> None:
 
 
 def test_a_job_is_stopped_once(stack: RunningStack) -> None:
-    from workflows.submit import connect
-
-    name = connect().submit_job(entrypoint="sleep 600")
+    name = "sleeper"
+    ray = Path(sys.executable).with_name("ray")
+    given = [ray, "job", "submit", "--no-wait", f"--submission-id={name}", "--", "sleep", "600"]
+    subprocess.run(given, check=True, capture_output=True, timeout=TIMEOUT_S)
     wait_until(lambda: listed()[name]["status"] == "RUNNING", 60.0, "the job")
     done = run_encnet("jobs", "stop", name)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"job {name} stopped")
