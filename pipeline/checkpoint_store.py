@@ -9,24 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
 from pipeline.checkpoint import SCORES, STATE, BrokenCheckpoint, RunState
 from pipeline.errors import InputError, StorageError, first_line
 from pipeline.resume import runs_uri
-from pipeline.resumed_read import PassingFault
-from pipeline.storage import ObjectNotFound, Store, open_store
+from pipeline.storage import ObjectNotFound, Store, open_store, write_patiently
 
 _logger = logging.getLogger(__name__)
-UPLOAD_PATIENCE_S = 300.0
-"""How long an upload that meets faults that may pass is tried again: meanwhile training goes on."""
 
 
 class Saved(NamedTuple):
@@ -112,7 +107,7 @@ class CheckpointStore:
     def write_scores(self, name: str, miou: float, iou: Sequence[float]) -> None:
         """Put the score of a checkpoint that is scored later beside it; NaN is the IoU of a class that is nowhere."""
         scores = {"miou": miou, "iou": [None if isnan(each) else each for each in iou]}
-        _patiently(lambda: self.store.write(f"{name}/{SCORES}", json.dumps(scores).encode()))
+        write_patiently(lambda: self.store.write(f"{name}/{SCORES}", json.dumps(scores).encode()))
 
     def fetch(self, name: str, folder: Path, files: Sequence[str] | None = None) -> RunState:
         """Download a checkpoint (`files` of it, all by default) into `folder`, and verify it against its state.
@@ -170,7 +165,7 @@ class CheckpointStore:
         state = RunState.from_json((folder / STATE).read_bytes())
         try:
             for file in (*state.files, STATE):
-                _patiently(lambda file=file: self.store.upload(f"{name}/{file}", folder / file))  # type: ignore[misc]
+                write_patiently(lambda file=file: self.store.upload(f"{name}/{file}", folder / file))  # type: ignore[misc]
         except (StorageError, InputError):
             with suppress(StorageError, InputError):
                 self.delete(name)
@@ -178,7 +173,7 @@ class CheckpointStore:
 
     def replace_state(self, name: str, state: RunState) -> None:
         """Give a checkpoint another state.json, of the same files."""
-        _patiently(lambda: self.store.write(f"{name}/{STATE}", state.to_json().encode()))
+        write_patiently(lambda: self.store.write(f"{name}/{STATE}", state.to_json().encode()))
 
     def delete(self, name: str) -> None:
         """Delete a checkpoint, or what there is of one: state.json first, so that no half of it is taken for whole."""
@@ -206,14 +201,3 @@ class CheckpointStore:
 def open_checkpoints(storage: str, name: str) -> CheckpointStore:
     """The checkpoints of the run called `name` below `storage`, a URI."""
     return CheckpointStore(store=open_store(f"{runs_uri(storage)}/{name}/checkpoints"))
-
-
-def _patiently(call: Callable[[], None]) -> None:
-    for attempt in Retrying(
-        retry=retry_if_exception_type(PassingFault),
-        wait=wait_random_exponential(multiplier=0.5, max=10.0),
-        stop=stop_after_delay(UPLOAD_PATIENCE_S),
-        reraise=True,
-    ):
-        with attempt:
-            call()

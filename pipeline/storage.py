@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
 from pipeline.errors import InputError, StorageError
 from pipeline.local_store import LocalStore
 from pipeline.resumed_read import (
@@ -43,10 +45,13 @@ __all__ = [
     "Store",
     "Versioned",
     "open_store",
+    "write_patiently",
 ]
 
 CALL_ATTEMPTS = 4
 PATIENCE = Patience()
+WRITE_PATIENCE_S = 300.0
+"""How long storage may be away for what training writes beside its steps."""
 _CHUNK_BYTES = 1 << 18
 _DENIED = {
     "403", "AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken",
@@ -124,6 +129,18 @@ def open_store(uri: str) -> Store:
     if not bucket:
         raise InputError(f"{uri}: the bucket's name is missing: give s3://bucket/prefix")
     return S3Store(bucket=bucket, prefix=prefix.strip("/"))
+
+
+def write_patiently(call: Callable[[], None]) -> None:
+    """Make a call that writes, again and again for WRITE_PATIENCE_S where it meets faults that may pass."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type(PassingFault),
+        wait=wait_random_exponential(multiplier=0.5, max=10.0),
+        stop=stop_after_delay(WRITE_PATIENCE_S),
+        reraise=True,
+    ):
+        with attempt:
+            call()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,21 +9,15 @@ From this alone a sweep is resumed. The runs of its trials are kept like all run
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
 from pipeline.errors import InputError, did_you_mean
-from pipeline.resumed_read import PassingFault
-from pipeline.storage import ObjectNotFound, Store, open_store
+from pipeline.storage import ObjectNotFound, Store, open_store, write_patiently
 from pipeline.sweep_config import SweepConfig
 from pipeline.sweep_plan import Trial
 
 CONFIG = "sweep.json"
 _TRIALS = "trials/"
-PATIENCE_S = 300.0
-"""How long storage may be away: trials go on meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +32,7 @@ class Journal:
 
     def begin(self, config: SweepConfig) -> None:
         """Keep the configuration."""
-        _patiently(lambda: self.store.write(CONFIG, json.dumps(config.to_dict(), indent=1).encode()))
+        write_patiently(lambda: self.store.write(CONFIG, json.dumps(config.to_dict(), indent=1).encode()))
 
     def config(self) -> SweepConfig:
         """The configuration as it was kept. Raises ObjectNotFound."""
@@ -46,7 +40,7 @@ class Journal:
 
     def keep(self, trial: Trial) -> None:
         """Keep what is known of a trial, in place of what was."""
-        _patiently(lambda: self.store.write(_key(trial.number), json.dumps(trial.to_dict()).encode()))
+        write_patiently(lambda: self.store.write(_key(trial.number), json.dumps(trial.to_dict()).encode()))
 
     def trial(self, number: int) -> Trial:
         """What is known of a trial. Raises ObjectNotFound."""
@@ -80,14 +74,3 @@ def stored_sweep(storage: str, name: str) -> SweepConfig:
 
 def _key(number: int) -> str:
     return f"{_TRIALS}{number:03d}.json"
-
-
-def _patiently(call: Callable[[], None]) -> None:
-    for attempt in Retrying(
-        retry=retry_if_exception_type(PassingFault),
-        wait=wait_random_exponential(multiplier=0.5, max=10.0),
-        stop=stop_after_delay(PATIENCE_S),
-        reraise=True,
-    ):
-        with attempt:
-            call()

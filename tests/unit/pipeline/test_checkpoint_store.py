@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import checkpoint_store
+from pipeline import storage
 from pipeline.checkpoint import EMA, OPTIMIZER, STATE, WEIGHTS, write_snapshot
 from pipeline.checkpoint_store import CheckpointStore, Saved, best, open_checkpoints, plan_prune
 from pipeline.errors import StorageError
@@ -224,7 +224,7 @@ def test_a_fault_that_passes_is_tried_again(
     _Recording.faults += [PassingFault("busy"), PassingFault("busy")]
     _save(recording, tmp_path, 2)
     assert recording.names() == ["step_0000002"]
-    monkeypatch.setattr(checkpoint_store, "UPLOAD_PATIENCE_S", 0.0)
+    monkeypatch.setattr(storage, "WRITE_PATIENCE_S", 0.0)
     _Recording.faults += [PassingFault("away for long")]
     with pytest.raises(PassingFault, match="away for long"):
         _save(recording, tmp_path, 4)
