@@ -6,7 +6,6 @@ training has its checkpoints and a name made of its inputs, and promotion finds 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -24,15 +23,14 @@ from pipeline.chain_plan import (
     run_name,
     times_trained,
 )
-from pipeline.chain_trail import PARENT_TAG, Trail, find_trail, open_trail
+from pipeline.chain_trail import Trail, find_trail, open_trail
 from pipeline.config import RunConfig, flat
-from pipeline.errors import InputError, Interrupted, PipelineError, TrackingError, first_line
+from pipeline.errors import InputError, PipelineError
 from pipeline.registry import CHAMPION, Version, find_aliases, find_version
 from pipeline.resume import is_used, resumed_config, stored_config
 from pipeline.shards import DatasetInfo
 from pipeline.stop_signals import StopSignals
 
-_logger = logging.getLogger(__name__)
 Result = dict[str, str]
 
 
@@ -91,17 +89,8 @@ def run_chain(
     done = _as_things_are(asked, data, done)
     preview(asked, done, start)
     work = _Work(asked=asked, data=data, start=start, why=why, done=done, trail=open_trail(client, asked, run_id))
-    status = "FAILED"
-    try:
-        with StopSignals():
-            outcome = work.run(tell)
-        status = "FAILED" if outcome.refusal else "FINISHED"
-        return outcome
-    except (KeyboardInterrupt, Interrupted):
-        status = "KILLED"
-        raise
-    finally:
-        _end(work, status)
+    with tracking.ending(work.end), StopSignals():
+        return work.run(tell)
 
 
 def _as_things_are(asked: Asked, data: Data, done: dict[str, Record]) -> dict[str, Record]:
@@ -130,16 +119,6 @@ def _find(model_uri: str) -> Version | None:
         return find_version(model_uri)
     except InputError:
         return None
-
-
-def _end(work: _Work, status: str) -> None:
-    """Say how far it came; that it can't be said is no reason for another end than the chain's own."""
-    try:
-        if status != "FINISHED" and len(work.results) < len(STEPS) and not work.refused:
-            work.tell(f"broke off in {STEPS[len(work.results)]}: the same encnet run goes on")
-        work.trail.end(status)
-    except TrackingError as error:
-        _logger.warning("the chain's MLflow run keeps its status of a running one: %s", first_line(error))
 
 
 @dataclass(kw_only=True)
@@ -190,6 +169,14 @@ class _Work:
         """Bring what a person reads of the chain's run up to date."""
         self.trail.tell({step: self.done[step] for step in self.results}, outcome)
 
+    def end(self, status: str) -> None:
+        """Say how far it came, and set the run's status."""
+        if self.refused:
+            status = "FAILED"
+        elif status != "FINISHED" and len(self.results) < len(STEPS):
+            self.tell(f"broke off in {STEPS[len(self.results)]}: the same encnet run goes on")
+        self.trail.end(status)
+
     def decide(self, step: Step) -> Decision:
         """Whether a step is to be done."""
         return decide(step, inputs_of(step, self.asked, self.results), self.done.get(step), self.start)
@@ -212,7 +199,7 @@ class _Work:
         result = run_training(
             _gone_on_with(config) if is_there else config,
             resume=is_there,
-            tags={PARENT_TAG: self.trail.run_id},
+            tags={tracking.PARENT_TAG: self.trail.run_id},
         )
         return {
             "name": result.name,

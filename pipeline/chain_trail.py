@@ -15,12 +15,10 @@ from mlflow.exceptions import MlflowException
 
 from pipeline import tracking
 from pipeline.chain_plan import STEPS, Asked, Record, Step, from_json, to_json
-from pipeline.provenance import git_tags
+from pipeline.provenance import source_tags
 
 CHAIN_TAG = "encnet.chain"
-PARENT_TAG = "mlflow.parentRunId"
 _STEP = "encnet.step."
-_NOTE = "mlflow.note.content"
 
 
 class Trail:
@@ -45,13 +43,13 @@ class Trail:
     def tell(self, done: Mapping[str, Record], outcome: str) -> None:
         """Bring what a person reads of the run up to date."""
         shown = {name: value for step in STEPS if step in done for name, value in _facts(step, done[step]).items()}
-        self._tracker.set_tags({**shown, "outcome": outcome, _NOTE: note(done, outcome)})
+        self._tracker.set_tags({**shown, "outcome": outcome, tracking.NOTE_TAG: note(done, outcome)})
 
     def adopt(self, run_id: str) -> None:
         """Make the run of a step a child of this one, unless it has a parent."""
         try:
-            if run_id and PARENT_TAG not in self._client.get_run(run_id).data.tags:
-                self._client.set_tag(run_id, PARENT_TAG, self.run_id)
+            if run_id and tracking.PARENT_TAG not in self._client.get_run(run_id).data.tags:
+                self._client.set_tag(run_id, tracking.PARENT_TAG, self.run_id)
         except MlflowException as error:
             raise tracking.explain(error, f"run {run_id} could not be linked to the chain's") from error
 
@@ -97,8 +95,7 @@ def open_trail(client: MlflowClient, asked: Asked, run_id: str) -> Trail:
         "recipe": config.recipe,
         "data": config.data.uri,
         "protocol": asked.protocol.label,
-        "mlflow.source.name": f"encnet run {config.recipe}",
-        **git_tags(),
+        **source_tags(f"encnet run {config.recipe}"),
     }
     name = f"{config.recipe}: data to champion"
     trail = Trail(client, tracking.new_run(client, config.experiment, name, tags))

@@ -83,7 +83,7 @@ def log_evaluation(facts: Facts, tally: Tally, pictures: Sequence[bytes], model_
         "data set digest": facts.data_digest,
         "weights digest": facts.weights_digest,
         KEY_TAG: facts.key,
-        "mlflow.note.content": summarize(facts, tally),
+        tracking.NOTE_TAG: summarize(facts, tally),
         **git_tags(),
     }
     name = f"evaluate {facts.title} on {facts.data_name}/{protocol.label}"

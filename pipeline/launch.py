@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +16,11 @@ from pipeline.checkpoint import WEIGHTS, BrokenCheckpoint, RunState
 from pipeline.checkpoint_store import CheckpointStore, best, open_checkpoints
 from pipeline.cluster import connect_ray
 from pipeline.config import RunConfig
-from pipeline.errors import Interrupted, TrackingError, TrainingError, first_line
+from pipeline.errors import TrackingError, TrainingError, first_line
 from pipeline.model_card import ModelCard
 from pipeline.outbox import deliver
 from pipeline.preconditions import check_classes, check_name, find_dataset, find_storage
-from pipeline.provenance import git_commit, git_tags, versions
+from pipeline.provenance import git_commit, source_tags, versions
 from pipeline.registration import example_image, register_model
 from pipeline.registry import CANDIDATE
 from pipeline.resume import run_store, store_config
@@ -106,19 +105,11 @@ def run_training(
     with signals or StopSignals() as signals:
         run_id = tracking.open_run(client, config.experiment, config.name, every_tag)
         tracker = tracking.Tracker(run_id)
-        status = "FAILED"
-        try:
+        with tracking.ending(tracker.finish):
             tracker.log_config(config.to_dict(), every_tag)
             tracker.log_dataset(dataset.name, config.data.uri, dataset.digest, "training")
             _train(config, run_id, signals, watch)
-            result = _finish(config, dataset, tracker, registers)
-            status = "FINISHED"
-            return result
-        except (KeyboardInterrupt, Interrupted):
-            status = "KILLED"
-            raise
-        finally:
-            _end(tracker, status)
+            return _finish(config, dataset, tracker, registers)
 
 
 def _train(config: RunConfig, run_id: str, signals: StopSignals, watch: Callable[[View], None] | None) -> None:
@@ -143,25 +134,14 @@ def _finish(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker, 
         ) from error
 
 
-def _end(tracker: tracking.Tracker, status: str) -> None:
-    """Set the MLflow run's status; that it can't be is no reason for another end than the run's own."""
-    try:
-        tracker.finish(status)
-    except TrackingError as error:
-        _logger.warning("the MLflow run keeps its status of a running one: %s", first_line(error))
-
-
 def _tags(config: RunConfig, dataset: DatasetInfo) -> dict[str, str]:
     return {
         "recipe": config.recipe,
         "architecture": config.model.arch,
         "data set": dataset.name,
         "data set digest": dataset.digest,
-        **git_tags(),
         **versions(),
-        "mlflow.source.name": f"encnet train {config.recipe}",
-        "mlflow.source.type": "PROJECT",
-        "mlflow.user": os.environ.get("USER", "encnet"),
+        **source_tags(f"encnet train {config.recipe}"),
     }
 
 

@@ -120,7 +120,7 @@ def close_entry(client: MlflowClient, entry: Entry, grounds: Grounds) -> None:
     links = {what: address for what, address in grounds.links.items() if address}
     lines = [f"**{entry.text}**", *(f"- {verdict.text}" for verdict in grounds.verdicts)]
     lines += [f"- [{what}]({address})" for what, address in links.items()]
-    tracker.set_tags({**links, "mlflow.note.content": "\n".join([lines[0], "", *lines[1:]])})
+    tracker.set_tags({**links, tracking.NOTE_TAG: "\n".join([lines[0], "", *lines[1:]])})
     if grounds.verdicts:
         tracker.log_table(verdict_columns(grounds.verdicts), _VERDICTS)
     try:

@@ -39,6 +39,16 @@ def git_tags() -> dict[str, str]:
     return tags
 
 
+def source_tags(command: str) -> dict[str, str]:
+    """What the UI shows of where a run comes from: the command in brief, the user, and the code."""
+    return {
+        **git_tags(),
+        "mlflow.source.name": command,
+        "mlflow.source.type": "PROJECT",
+        "mlflow.user": os.environ.get("USER", "encnet"),
+    }
+
+
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that a run's numbers may depend on."""
     found = {"python": platform.python_version()}

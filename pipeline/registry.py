@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.store.entities import PagedList
 
 from pipeline import tracking
 from pipeline.errors import InputError, first_line
@@ -25,7 +23,6 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 _REGISTERED, _LOGGED = "models:/", "runs:/"
 _WEIGHTS = "artifacts/weights.safetensors"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +121,11 @@ def list_versions(name: str = "") -> list[Version]:
     """
     client = tracking.connect()
     with _explained("NAME", name):
-        models = [client.get_registered_model(name)] if name else list(_pages(client.search_registered_models))
+        models = [client.get_registered_model(name)] if name else list(tracking.pages(client.search_registered_models))
         found = []
         for model in sorted(models, key=lambda model: model.name):
             search = partial(client.search_model_versions, f"name='{model.name}'")
-            versions = [_version(version, model.aliases) for version in _pages(search)]
+            versions = [_version(version, model.aliases) for version in tracking.pages(search)]
             found += sorted(versions, key=lambda version: int(version.number), reverse=True)
         return found
 
@@ -169,15 +166,6 @@ def _version(found: ModelVersion, aliases: Mapping[str, object]) -> Version:
         tags=dict(found.tags),
         card=found.description or "",
     )
-
-
-def _pages(search: Callable[..., PagedList[T]]) -> Iterator[T]:
-    """All that a search finds, page after page."""
-    token: str | None = None
-    while token != "":
-        page = search(page_token=token)
-        yield from page
-        token = page.token or ""
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.environment import overridden
 from pipeline.errors import PipelineError, first_line
-from pipeline.tracking import explain
+from pipeline.tracking import FEW_RETRIES, explain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,7 +35,6 @@ DEAD_AFTER_S = 60.0
 PATIENCE_S = 240.0
 POLL_S = (0.2, 0.8)
 """Between looks, at random: two that were in each other's way must not be so again."""
-_QUICKLY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _logger = logging.getLogger(__name__)
 
 
@@ -89,7 +88,7 @@ def lease(
     Raises Busy, and TrackingError where MLflow fails.
     """
     claims = _Claims(client, name, owner, watch or Watch())
-    with overridden(_QUICKLY):
+    with overridden(FEW_RETRIES):
         deadline = clock() + PATIENCE_S
         while (claimed_at := claims.claim(clock)) is None:
             if clock() > deadline:

@@ -112,17 +112,9 @@ def run_sweep(config: SweepConfig, *, resume: bool = False, retries_failed: bool
     with StopSignals() as signals:
         tracker = open_sweep(client, config, dataset)
         sweep = _Sweep(config, Trials(config, journal, known.values()), tracker, signals)
-        status = "FAILED"
-        try:
+        with tracking.ending(sweep.end):
             sweep.run(num_concurrent)
-            result = sweep.conclude()
-            status = "FINISHED"
-            return result
-        except (KeyboardInterrupt, Interrupted):
-            status = "KILLED"
-            raise
-        finally:
-            sweep.end(status)
+            return sweep.conclude()
 
 
 class _Sweep:
@@ -219,13 +211,10 @@ class _Sweep:
         )
 
     def end(self, status: str) -> None:
-        """Bring the MLflow run up to date and set its status; that it can't be is no reason for another end."""
-        try:
-            if status != "FINISHED":
-                self._tracker.update(self._trials.all())
-            self._tracker.finish(status)
-        except (TrackingError, tracking.NoServer) as error:
-            _logger.warning("the sweep's MLflow run is not up to date: %s", first_line(error))
+        """Bring the MLflow run up to date, and set its status."""
+        if status != "FINISHED":
+            self._tracker.update(self._trials.all())
+        self._tracker.finish(status)
 
     def _patiently(self, action: Callable[[], None]) -> None:
         tracking.patiently(action, f"completing {self._config.name}", LAST_UPDATE_PATIENCE_S)

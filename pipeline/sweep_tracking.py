@@ -7,8 +7,8 @@ after each trial. It is found again by its name, like any run, so that a resumed
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mlflow import MlflowClient
@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline import tracking
 from pipeline.delivery import Delivery, Points
-from pipeline.provenance import git_tags, versions
+from pipeline.provenance import source_tags, versions
 from pipeline.shards import DatasetInfo
 from pipeline.sweep_config import SweepConfig
 from pipeline.sweep_pictures import influence_picture, influences, parallel_coordinates
@@ -38,7 +38,6 @@ def open_sweep(client: MlflowClient, config: SweepConfig, dataset: DatasetInfo) 
         "data set": dataset.name,
         "data set digest": dataset.digest,
         **versions(),
-        "mlflow.source.type": "PROJECT",
         **_origin(config),
     }
     run_id = tracking.open_run(client, config.run.experiment, config.name, tags)
@@ -50,16 +49,11 @@ def open_sweep(client: MlflowClient, config: SweepConfig, dataset: DatasetInfo) 
 
 def tags_of_trials(config: SweepConfig, parent: str) -> dict[str, str]:
     """The tags of the MLflow runs of trials; by `parent`, the sweep's run, the UI shows them below it."""
-    return {"mlflow.parentRunId": parent, **_origin(config)}
+    return {tracking.PARENT_TAG: parent, **_origin(config)}
 
 
 def _origin(config: SweepConfig) -> dict[str, str]:
-    return {
-        "sweep": config.name,
-        **git_tags(),
-        "mlflow.source.name": f"encnet sweep {config.sweep}",
-        "mlflow.user": os.environ.get("USER", "encnet"),
-    }
+    return {"sweep": config.name, **source_tags(f"encnet sweep {config.sweep}")}
 
 
 class SweepTracker:
@@ -90,7 +84,7 @@ class SweepTracker:
             config = self._config.trial(winner.number, winner.values)
             self._tracker.log_text(json.dumps(config.to_dict(), indent=2), BEST_CONFIG)
         self._draw_pictures(trials)
-        self._tracker.set_tags({"mlflow.note.content": description(trials, self._config), "trials": summary(trials)})
+        self._tracker.set_tags({tracking.NOTE_TAG: description(trials, self._config), "trials": summary(trials)})
 
     def link_best(self, trial: Trial, model_uri: str, run_url: str) -> None:
         """Tell which trial is best, and what it is registered as."""
@@ -130,18 +124,13 @@ class SweepTracker:
     def _runs_of_trials(self) -> dict[str, Run]:
         """The MLflow runs of the trials, by name."""
         client = self._tracker.client
-        found: dict[str, Run] = {}
-        token = None
         try:
             experiment = client.get_run(self.run_id).info.experiment_id
-            chosen = f"tags.`mlflow.parentRunId` = '{self.run_id}'"
-            while token != "":
-                page = client.search_runs([experiment], chosen, max_results=_PAGE, page_token=token)
-                found |= {run.data.tags.get(tracking.RUN_TAG, ""): run for run in page}
-                token = page.token or ""
+            chosen = f"tags.`{tracking.PARENT_TAG}` = '{self.run_id}'"
+            found = tracking.pages(partial(client.search_runs, [experiment], chosen, max_results=_PAGE))
+            return {run.data.tags.get(tracking.RUN_TAG, ""): run for run in found}
         except MlflowException as error:
             raise tracking.explain(error, f"the trials of {self._config.name!r} could not be looked for") from error
-        return found
 
 
 def leaderboard_columns(trials: Sequence[Trial], config: SweepConfig, urls: Mapping[str, str]) -> dict[str, list[Any]]:

@@ -14,23 +14,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import mlflow
 import numpy as np
-from mlflow.entities import Experiment, Metric, Param, RunData, RunTag
+from mlflow.entities import Metric, Param, RunData, RunTag
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.store.entities import PagedList
 
 from pipeline.config import flat
 from pipeline.environment import overridden
-from pipeline.errors import InputError, TrackingError, first_line
+from pipeline.errors import InputError, Interrupted, TrackingError, first_line
 from pipeline.timeline import Event
 
 _logger = logging.getLogger(__name__)
 
 RUN_TAG = "encnet.run"
+PARENT_TAG = "mlflow.parentRunId"
+"""By it the UI shows a run below another one."""
+NOTE_TAG = "mlflow.note.content"
+"""What a run's page says of it, in Markdown."""
 EVENTS = "events.json"
 CHANGED = "changed on resume"
 _TABLES = "mlflow.loggedArtifacts"
@@ -40,8 +46,8 @@ _MAX_VALUE = 5000
 """Characters of a parameter or tag; MLflow takes some more."""
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI show the experiment as training runs, not as prompts and traces."""
-_FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""A first contact should fail in seconds: MLflow's own default retries for minutes."""
+FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""For what should fail in seconds, such as a first contact: MLflow's own default retries for minutes."""
 _ONE_RETRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 T = TypeVar("T")
 
@@ -75,7 +81,7 @@ def connect() -> mlflow.MlflowClient:
     uri = tracking_uri()
     client = mlflow.MlflowClient(uri)
     try:
-        with overridden(_FEW_RETRIES):
+        with overridden(FEW_RETRIES):
             client.search_experiments(max_results=1)
     except MlflowException as error:
         raise NoServer(
@@ -137,6 +143,26 @@ def open_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mapp
     return new_run(client, experiment, name, {RUN_TAG: name, **tags})
 
 
+@contextmanager
+def ending(end: Callable[[str], None]) -> Iterator[None]:
+    """Call `end` with what MLflow calls the end of the block: FINISHED, KILLED where a signal ended it, else FAILED.
+
+    That MLflow can't be told is no reason for another end than the block's own.
+    """
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, Interrupted):
+        status = "KILLED"
+        raise
+    finally:
+        try:
+            end(status)
+        except (TrackingError, NoServer) as error:
+            _logger.warning("the MLflow run keeps its status of a running one: %s", first_line(error))
+
+
 def new_run(client: mlflow.MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
     """The id of a new MLflow run."""
     try:
@@ -194,7 +220,7 @@ def run_url(client: mlflow.MlflowClient, run_id: str) -> str:
 def find_finished(client: mlflow.MlflowClient, tag: str, value: str) -> list[str]:
     """The ids of the finished runs, of all experiments, whose tag has that value: the newest first."""
     try:
-        experiments = [found.experiment_id for found in _all_experiments(client)]
+        experiments = [found.experiment_id for found in pages(client.search_experiments)]
         chosen = f"attributes.status = 'FINISHED' and tags.`{tag}` = '{value}'"
         runs = client.search_runs(experiments, chosen, order_by=["attributes.start_time DESC"]) if experiments else []
         return [str(run.info.run_id) for run in runs]
@@ -202,10 +228,11 @@ def find_finished(client: mlflow.MlflowClient, tag: str, value: str) -> list[str
         raise explain(error, f"runs with {tag!r} could not be looked for") from error
 
 
-def _all_experiments(client: mlflow.MlflowClient) -> Iterator[Experiment]:
-    token = None
+def pages(search: Callable[..., PagedList[T]]) -> Iterator[T]:
+    """All that a search finds, page after page."""
+    token: str | None = None
     while token != "":
-        page = client.search_experiments(page_token=token)
+        page = search(page_token=token)
         yield from page
         token = page.token or ""
 
@@ -293,7 +320,7 @@ class Tracker:
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED; tried for seconds only, since little is lost without."""
-        with overridden(_FEW_RETRIES):
+        with overridden(FEW_RETRIES):
             self._call("set_terminated", self.run_id, status=status)
 
     def _data(self) -> RunData:
@@ -319,7 +346,7 @@ def log_events(run_id: str, events: Sequence[Event]) -> None:
         "workers": [event.workers or "" for event in events],
         "detail": [event.detail for event in events],
     }
-    with overridden(_FEW_RETRIES):
+    with overridden(FEW_RETRIES):
         Tracker(run_id).log_table(columns, EVENTS)
 
 
