@@ -28,6 +28,13 @@ BEST_CONFIG = "best_config.json"
 PARALLEL = "parallel_coordinates.png"
 INFLUENCE = "influence.png"
 _PAGE = 1000
+_STATUS = {
+    Outcome.FINISHED: "FINISHED",
+    Outcome.STOPPED: "KILLED",
+    Outcome.DIVERGED: "FAILED",
+    Outcome.FAILED: "FAILED",
+}
+"""How MLflow calls the end of a trial."""
 
 
 def open_sweep(client: MlflowClient, config: SweepConfig, dataset: DatasetInfo) -> SweepTracker:
@@ -114,12 +121,17 @@ class SweepTracker:
             self._delivery.file(INFLUENCE, influence_picture(found, num_scored))
 
     def _mark(self, trials: Sequence[Trial], runs: Mapping[str, Run]) -> None:
-        """Tell in each trial's own run how it ended: MLflow knows no word for one that a scheduler ended."""
+        """Tell in each trial's own run how it ended: MLflow knows no word for one that a scheduler ended.
+
+        A run that still counts as running is that of a trial whose driver died between its end and its run's.
+        """
         for one in trials:
             run = runs.get(self._config.trial_name(one.number))
             outcome = f"{one.outcome}: {one.reason}" if one.reason else str(one.outcome)
             if run and run.data.tags.get("outcome") != outcome:
                 tracking.Tracker(run.info.run_id).set_tags({"outcome": outcome})
+            if run and run.info.status == "RUNNING" and one.outcome in _STATUS:
+                tracking.Tracker(run.info.run_id).finish(_STATUS[one.outcome])
 
     def _runs_of_trials(self) -> dict[str, Run]:
         """The MLflow runs of the trials, by name."""

@@ -135,8 +135,8 @@ def test_a_sweep_survives_its_driver(stack: RunningStack, scenes: str, tmp_path:
             assert state is not None
             assert (state.step, len(state.losses), state.ended) == (STEPS, STEPS, "finished")
             assert (one.scores[-1].step, one.scores[-1].value) == (STEPS, state.miou)
-        elif one.outcome is Outcome.STOPPED:
-            assert _kinds(one)[-1] in ("stopped", "finished"), "it may come to its end before it hears of it"
+        elif one.outcome is Outcome.STOPPED and one not in second:  # of those the driver may have died meanwhile
+            assert _kinds(one)[-1] in ("stopped", "finished"), f"{one}: it may end before it hears of it: {_kinds(one)}"
 
     winner = best(trials)
     assert winner is not None

@@ -49,7 +49,7 @@ def test_a_log_is_read_by_the_beginning_of_a_name(ended: str) -> None:
 def test_a_job_is_stopped_once(stack: RunningStack) -> None:
     name = "sleeper"
     ray = Path(sys.executable).with_name("ray")
-    given = [ray, "job", "submit", "--no-wait", f"--submission-id={name}", "--", "sleep", "600"]
+    given = [str(ray), "job", "submit", "--no-wait", f"--submission-id={name}", "--", "sleep", "600"]
     subprocess.run(given, check=True, capture_output=True, timeout=TIMEOUT_S)
     wait_until(lambda: listed()[name]["status"] == "RUNNING", 60.0, "the job")
     done = run_encnet("jobs", "stop", name)
