@@ -195,20 +195,20 @@ class _Past:
 
 
 class _Asha(AsyncHyperBandScheduler):
-    """ASHA that lets a trial which goes on keep the rungs it has passed.
+    """ASHA that knows what trials of earlier sessions reported; one that goes on keeps the rungs it has passed.
 
     It tells its scores again, and trials that came by since would fail it: in the end there might be none that was
     let through to its last step.
     """
 
-    def __init__(self, passed: Mapping[int, Sequence[Mapping[str, float]]], **options: Any) -> None:
+    def __init__(self, known: Mapping[int, Sequence[Mapping[str, float]]], **options: Any) -> None:
         super().__init__(**options)
-        self._passed = passed
+        self._known = known
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a trial in, and what it reported before it was broken off, whatever would be decided on that now."""
+        """Take a trial in, and what it reported before, whatever would be decided on that now."""
         super().on_trial_add(tune_controller, trial)
-        for result in self._passed.get(trial.config["number"], ()):
+        for result in self._known.get(trial.config["number"], ()):
             super().on_trial_result(tune_controller, trial, dict(result))
 
 
@@ -230,10 +230,7 @@ def build_scheduler(config: SweepConfig, trials: Iterable[Trial]) -> TrialSchedu
                 median.on_trial_complete(None, trial, result)
         return cast(TrialScheduler, median)
     rungs = {"max_t": 1.0, "reduction_factor": chosen.reduction, "stop_last_trials": False}
-    passed = {one.number: results for one, results in known if one.outcome is Outcome.OPEN}
-    asha: Any = _Asha(passed, **common | rungs)
-    for trial, results in past.items():
+    asha: Any = _Asha({one.number: results for one, results in known}, **common | rungs)
+    for trial in past:
         asha.on_trial_add(None, trial)
-        for result in results:
-            asha.on_trial_result(None, trial, result)
     return cast(TrialScheduler, asha)
