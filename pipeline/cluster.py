@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import InputError, first_line
-from pipeline.progress import ProgressBoard, ProgressView
 from pipeline.run_board import Pulse, RunBoard, silent_pulse
 from pipeline.sweep_board import SweepBoard
 from pipeline.world import World
@@ -38,12 +39,24 @@ def connect_ray(*, shows_workers: bool = True) -> None:
     if not address:
         raise InputError("RAY_ADDRESS: not set: run 'encnet stack up', or name your cluster in it")
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=shows_workers)
+        with _own_sigterm():
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=shows_workers)
     except (ConnectionError, TimeoutError, RuntimeError, ray.exceptions.RayError) as error:
         raise InputError(
             f"RAY_ADDRESS: {address!r} does not answer: run 'encnet stack up', or check the address and the token "
             f"({first_line(error)})"
         ) from None
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep a handler of SIGTERM that is in place: Ray puts its own there, which ends the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def live_nodes() -> set[str]:
@@ -74,13 +87,6 @@ def split_storage(uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
         return PatientS3({}), uri.removeprefix("s3://")
     scheme, _, host = endpoint.rpartition("://")
     return PatientS3({"endpoint_override": host, "scheme": scheme or "https"}), uri.removeprefix("s3://")
-
-
-@contextmanager
-def progress(title: str, unit: str) -> Iterator[Any]:
-    """The handle of a progress board that is shown on this terminal."""
-    with _actor(ProgressBoard) as board, ProgressView(title, lambda: dict(ray.get(board.read.remote())), unit):
-        yield board
 
 
 @contextmanager

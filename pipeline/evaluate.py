@@ -128,8 +128,8 @@ def _ensure(job: _Job, experiment: str) -> Record:
 
 
 def _evaluate(job: _Job, experiment: str) -> Record:
-    connect_ray()  # which takes signals for itself, so that it comes first
     with StopSignals():
+        connect_ray()
         return _evaluate_chunks(job, experiment)
 
 
