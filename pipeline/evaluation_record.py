@@ -21,10 +21,9 @@ from pydantic import TypeAdapter
 from pipeline import tracking
 from pipeline.bootstrap import Difference, compare
 from pipeline.errors import InputError, TrackingError, first_line
-from pipeline.evaluation_plan import Protocol, evaluation_key
+from pipeline.evaluation_plan import Protocol
 from pipeline.evaluation_tally import Tally, from_npz, to_npz
 from pipeline.gates import Measured
-from pipeline.registry import ResolvedModel, digest_weights
 
 KEY_TAG = "evaluation key"
 _FOLDER = "evaluation"
@@ -122,15 +121,6 @@ class Record:
             return compare(other.tally.counts, self.tally.counts)
         except ValueError as error:
             raise InputError(f"--against: {other.facts.model_uri}: {error}") from None
-
-
-def find_measured(model: ResolvedModel, data_digest: str, protocol: Protocol) -> Recorded | None:
-    """The newest finished evaluation of the weights of `model` on that data by that protocol; None: there is none.
-
-    Raises TrackingError where MLflow fails.
-    """
-    found = find_record(evaluation_key(digest_weights(model.weights), data_digest, protocol))
-    return found.recorded if found else None
 
 
 def find_record(key: str) -> Record | None:

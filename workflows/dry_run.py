@@ -12,7 +12,6 @@ from rich.filesize import decimal
 
 from encnet import ModelConfig
 from pipeline.config import RunConfig, flat
-from pipeline.errors import InputError
 from pipeline.memory_estimate import StepMemory
 from pipeline.run_plan import RunPlan
 from workflows.recipes import RECIPES
@@ -34,9 +33,7 @@ def show(config: RunConfig, *, resume: bool = False, as_json: bool = False) -> N
     else:
         for line in report(config, found):
             click.echo(line)
-    if found.failed:
-        failed = ", ".join(check.name for check in found.failed)
-        raise InputError(f"dry run: {len(found.failed)} of {len(found.checks)} checks failed: {failed}: see above")
+    found.require()
 
 
 def as_object(config: RunConfig, found: Findings) -> dict[str, Any]:
@@ -60,9 +57,7 @@ def report(config: RunConfig, found: Findings) -> Iterator[str]:
     if found.memory:
         yield from _memory(config, found.memory)
     yield click.style("\nchecks", bold=True)
-    for check in found.checks:
-        mark = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red", bold=True)
-        yield f"  {mark}  {check.name:<14} {check.detail}"
+    yield from found.lines()
 
 
 class Setting(NamedTuple):

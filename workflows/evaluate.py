@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from infra.local import settings
-from workflows.scales import parse_scales, scales_option
+from workflows.scales import parse_scales, protocol_options
 
 if TYPE_CHECKING:
     from pipeline.bootstrap import Difference
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--data", required=True, metavar="URI", help="The data set: s3://BUCKET/PREFIX or a folder.")
 @click.option("--split", default="val", show_default=True, help="The split to evaluate on.")
-@scales_option
-@click.option("--flip", is_flag=True, help="Average with the mirrored image.")
-@click.option("--crop-size", default=0, show_default=True, help="Side of the sliding window; 0: whole images.")
+@protocol_options
 @click.option("--against", metavar="MODEL", help="Compare with this model, on the same images in the same way.")
 @click.option("--num-workers", default=2, show_default=True, help="Number of Ray workers.")
 @click.option("--batch-size", default=4, show_default=True, help="Images of one size evaluated together.")

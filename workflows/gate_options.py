@@ -27,12 +27,6 @@ def read_gates(options: Mapping[str, Any]) -> GatesConfig:
     try:
         return _ADAPTER.validate_python({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        raise InputError("; ".join(_explain(fault) for fault in error.errors())) from None
+        from pipeline.config import explain  # imports torch
 
-
-def _explain(fault: Any) -> str:
-    """One pydantic error as 'field: value: remedy'."""
-    message = fault["msg"].removeprefix("Value error, ")
-    if not fault["loc"]:  # of the whole: its message begins with the field
-        return str(message)
-    return f"{fault['loc'][0]}: {fault['input']!r}: {message[0].lower()}{message[1:]}"
+        raise InputError(explain(error)) from None

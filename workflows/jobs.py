@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from pipeline.errors import InputError, PipelineError, did_you_mean, first_line
 from pipeline.progress import duration
-from workflows.submit import STOP_WITHIN_S, connect, follow_log, log_lines, wait_for_end
+from workflows.submit import STOP_WITHIN_S, address_option, connect, follow_log, log_lines, wait_for_end
 
 _COLOURS = {"RUNNING": "cyan", "PENDING": "yellow", "SUCCEEDED": "green", "FAILED": "red", "STOPPED": "magenta"}
 STATUSES = tuple(_COLOURS)
@@ -54,12 +54,6 @@ class Job:
 @click.group()
 def jobs() -> None:
     """The jobs on a Ray cluster: list, read their logs, stop them."""
-
-
-def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --address."""
-    text = "The cluster's dashboard; default: $RAY_API_SERVER_ADDRESS."
-    return click.option("--address", metavar="URL", help=text)(command)
 
 
 @jobs.command(name="list")

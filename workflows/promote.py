@@ -19,7 +19,7 @@ from rich.table import Table
 
 from infra.local import settings
 from workflows.gate_options import gate_options, read_gates
-from workflows.scales import parse_scales, scales_option
+from workflows.scales import parse_scales, protocol_options
 
 if TYPE_CHECKING:
     from pipeline.promotion import Judgement, Promotion
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 @click.option("--data", default="", metavar="URI",
               help="The data set that both are measured on.  [default: the one that MODEL was trained on]")  # fmt: skip
 @click.option("--split", default="val", show_default=True, help="The split that both are measured on.")
-@scales_option
-@click.option("--flip", is_flag=True, help="Average with the mirrored image.")
-@click.option("--crop-size", default=0, show_default=True, help="Side of the sliding window; 0: whole images.")
+@protocol_options
 @gate_options
 @click.option("--why", default="", metavar="TEXT", help="A reason, for the trail.")
 @click.option("--yes", is_flag=True, help="Do not ask before the champion is moved.")

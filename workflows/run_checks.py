@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import click
 import ray
 from rich.filesize import decimal
 
@@ -61,6 +62,18 @@ class Findings:
         except (InputError, StackInputError, PipelineError) as error:
             self.checks.append(Check(name=name, ok=False, detail=" ".join(str(error).split())))
         return self.checks[-1].ok
+
+    def lines(self) -> Iterator[str]:
+        """The checks for people, a line each."""
+        for check in self.checks:
+            mark = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red", bold=True)
+            yield f"  {mark}  {check.name:<14} {check.detail}"
+
+    def require(self) -> None:
+        """Raise InputError where a check failed."""
+        if self.failed:
+            names = ", ".join(check.name for check in self.failed)
+            raise InputError(f"dry run: {len(self.failed)} of {len(self.checks)} checks failed: {names}: see above")
 
 
 def check_run(config: RunConfig, *, resume: bool = False) -> Findings:

@@ -33,11 +33,14 @@ _RAYS_OWN_LINE = re.compile(r"\S+ \S+\tINFO job_manager\.py:\d+ -- ")
 STOP_WITHIN_S = 120
 """How long a job that is stopped may take to write its checkpoint before it is killed."""
 _ROOT = Path(__file__).resolve().parent.parent
+address_option = click.option(
+    "--address", metavar="URL", help="The cluster's dashboard; default: $RAY_API_SERVER_ADDRESS."
+)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("verb", nargs=-1, type=click.UNPROCESSED, required=True)
-@click.option("--address", metavar="URL", help="The cluster's dashboard; default: $RAY_API_SERVER_ADDRESS.")
+@address_option
 @click.option("--no-follow", is_flag=True, help="Submit, print the job's id and return.")
 def submit(verb: tuple[str, ...], address: str | None, no_follow: bool) -> None:
     """Run any verb as a Ray job and follow its log.

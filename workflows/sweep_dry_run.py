@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from pipeline.errors import InputError
 from pipeline.sweep import room
 from pipeline.sweep_config import SchedulerConfig, SweepConfig
 from pipeline.sweep_plan import Trial
@@ -36,9 +35,7 @@ def show(config: SweepConfig, *, resume: bool = False, as_json: bool = False) ->
     else:
         for line in report(config, found):
             click.echo(line)
-    if found.failed:
-        failed = ", ".join(check.name for check in found.failed)
-        raise InputError(f"dry run: {len(found.failed)} of {len(found.checks)} checks failed: {failed}: see above")
+    found.require()
 
 
 def first_trials(config: SweepConfig, number: int) -> list[Trial]:
@@ -88,9 +85,7 @@ def report(config: SweepConfig, found: Findings) -> Iterator[str]:
     for one in first_trials(config, _SHOWN):
         yield f"  {one.number:<4} {values_text(one)}"
     yield click.style("\nchecks", bold=True) + "  of the first trial"
-    for check in found.checks:
-        mark = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red", bold=True)
-        yield f"  {mark}  {check.name:<14} {check.detail}"
+    yield from found.lines()
 
 
 def _scheduler(scheduler: SchedulerConfig) -> str:

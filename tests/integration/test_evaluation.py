@@ -21,8 +21,9 @@ from mlflow import MlflowClient
 from infra.local import stack as local_stack
 from pipeline.bootstrap import mean_iou
 from pipeline.evaluate import Protocol, ensure_measured
-from pipeline.evaluation_record import KEY_TAG, find_measured
-from pipeline.registry import resolve_model
+from pipeline.evaluation_plan import evaluation_key
+from pipeline.evaluation_record import KEY_TAG, find_record
+from pipeline.registry import digest_weights, resolve_model
 from pipeline.shards import read_dataset, read_index
 from pipeline.storage import open_store
 from tests.integration.command import ENCNET, json_result, run_encnet
@@ -91,16 +92,15 @@ def test_the_run_holds_scores_record_and_report(
 def test_it_is_found_again_by_what_it_is_of(evaluated: dict[str, Any], client: MlflowClient, scenes: str) -> None:
     digest = read_dataset(open_store(scenes)).digest
     with resolve_model(MODEL) as model:
-        found = find_measured(model, digest, Protocol(data=scenes, num_workers=7))
-        assert found is not None
-        assert (found.run_id, found.run_url) == (evaluated["run_id"], evaluated["run_url"])
-        assert found.miou == pytest.approx(evaluated["miou"])
-        assert found.measured.counts.shape[0] == NUM_VAL
-        assert float(mean_iou(found.measured.counts.sum(0))) == pytest.approx(evaluated["miou"])
-        assert found.measured.data_digest == digest
-        assert find_measured(model, digest, Protocol(data=scenes, flip=True)) is None
-        assert find_measured(model, "0" * 64, Protocol(data=scenes)) is None
-    assert ensure_measured(MODEL, Protocol(data=scenes)).run_id == evaluated["run_id"]
+        weights = digest_weights(model.weights)
+    assert find_record(evaluation_key(weights, digest, Protocol(data=scenes, flip=True))) is None
+    assert find_record(evaluation_key(weights, "0" * 64, Protocol(data=scenes))) is None
+    found = ensure_measured(MODEL, Protocol(data=scenes, num_workers=7))
+    assert (found.run_id, found.run_url) == (evaluated["run_id"], evaluated["run_url"])
+    assert found.miou == pytest.approx(evaluated["miou"])
+    assert found.measured.counts.shape[0] == NUM_VAL
+    assert float(mean_iou(found.measured.counts.sum(0))) == pytest.approx(evaluated["miou"])
+    assert found.measured.data_digest == digest
     newer = json_result(run_encnet("evaluate", MODEL, f"--data={scenes}", "--num-workers=1", "--json"))
     assert newer["run_id"] != evaluated["run_id"], "asked for by itself it is made again"
     assert newer["miou"] == pytest.approx(evaluated["miou"], abs=1e-3)

@@ -12,8 +12,9 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.evaluation_plan import Protocol
-from pipeline.evaluation_record import digest_weights, read_facts, write_facts
+from pipeline.evaluation_record import read_facts, write_facts
 from pipeline.gates import GatesConfig, judge
+from pipeline.registry import digest_weights
 from tests.unit.pipeline.made_up_tally import made_up_record, made_up_tally
 
 CLASSES = ("road", "sky", "car")
