@@ -50,6 +50,11 @@ class Trials:
         self.is_stopping = False
         """Whether no further trial is to begin."""
 
+    @property
+    def are_under_way(self) -> bool:
+        """Whether any trial runs."""
+        return bool(self._under_way)
+
     def all(self) -> list[Trial]:
         """All that were begun. May be called by any thread."""
         return list(self._all.values())
@@ -100,12 +105,12 @@ class JournalSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The number of the next trial, that there is none, or None: not yet.
 
-        Tune gives the processes of ended trials some seconds once there is none, and then kills them, so that the
-        last ones are waited for.
+        Tune gives the processes of ended trials some seconds once the last one has ended, and then kills them: those
+        that the scheduler ended are waited for.
         """
         number = self._trials.begin()
         if number is None:
-            return None if self._are_leaving() else Searcher.FINISHED
+            return None if self._trials.are_under_way or self._are_leaving() else Searcher.FINISHED
         self._numbers[trial_id] = number
         return {"number": number}
 

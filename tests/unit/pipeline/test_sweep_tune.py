@@ -50,7 +50,7 @@ def test_what_becomes_of_trials_is_kept_and_gone_on_from(tmp_path: Path) -> None
     assert (kept[1].score, kept[2].reason, kept[3].score) == (0.1, "ValueError: a bug", 0.3)
 
     again = JournalSearcher(_trials(tmp_path, sweep), set)
-    assert [again.suggest(name) for name in "xyz"] == [{"number": 3}, {"number": 4}, Searcher.FINISHED]
+    assert [again.suggest(name) for name in "xyz"] == [{"number": 3}, {"number": 4}, None]
     assert open_journal(str(tmp_path), sweep.name).trial(3) == kept[3], "with the values and the score it had"
 
 
@@ -113,6 +113,9 @@ def test_tune_is_through_only_when_stopped_trials_have_left(tmp_path: Path, monk
         searcher.suggest(name)
     searcher.on_trial_complete("a", _report(10, 0.1, done=True))
     searcher.on_trial_complete("b", _report(10, 0.1, done=True))
+    left |= {0, 1}
+    assert searcher.suggest("d") is None, "the third one may be ended early, too"
+    left.clear()
     searcher.on_trial_complete("c", _report(40, 0.6, **{OUTCOME: "finished", "done": True}))
     assert searcher.suggest("d") is None
     left.add(0)
