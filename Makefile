@@ -22,8 +22,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install ## the main job, end to end, on this machine
 	$(BIN)/encnet demo
 
-test: install ## unit and integration tests
-	$(BIN)/python -m pytest
+test: install ## unit and integration tests, a file in each of two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: install ## format, lint, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
