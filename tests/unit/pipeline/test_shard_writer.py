@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -31,12 +30,18 @@ from tests.unit.pipeline.made_up_data import CLASSES, PALETTE, colours, make_sam
 SOURCE = {"from": "the test"}
 SIZE = 10
 KILLED = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from pipeline.storage import LocalStore
 from tests.unit.pipeline.test_shard_writer import write_scenes
-write_scenes(LocalStore(root=Path(sys.argv[1])))
+shards = []
+def done(shard):
+    shards.append(shard)
+    if len(shards) == 3:
+        os.kill(os.getpid(), int(sys.argv[2]))
+write_scenes(LocalStore(root=Path(sys.argv[1])), done=done)
 """
+"""Is ended by a signal once it has finished three shards."""
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -50,7 +55,7 @@ def write(root: Path, samples: list[Sample], **changes: Any) -> DatasetInfo:
     )
 
 
-def write_scenes(store: Store, runner: Runner = on_threads) -> DatasetInfo:
+def write_scenes(store: Store, runner: Runner = on_threads, **options: Any) -> DatasetInfo:
     """Twenty shards, in some seconds."""
     splits = {"train": context_scenes.samples("train", 475, seed=0), "val": context_scenes.samples("val", 25, seed=0)}
     return write_dataset(
@@ -63,6 +68,7 @@ def write_scenes(store: Store, runner: Runner = on_threads) -> DatasetInfo:
         source=SOURCE,
         samples_per_shard=25,
         runner=runner,
+        **options,
     )
 
 
@@ -89,13 +95,9 @@ def _interrupt(root: Path, number: signal.Signals) -> set[str]:
     scratch = root.parent / f"{root.name}-tmp"
     scratch.mkdir()
     environ = {**os.environ, "TMPDIR": str(scratch)}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(root)], env=environ, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while len(list(root.glob("train/*.done.json"))) < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode != 0, "it had finished before it was ended"
+    command = [sys.executable, "-c", KILLED, str(root), str(int(number))]
+    ended = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == -number, ended.stderr
     if number == signal.SIGINT:
         assert list(scratch.iterdir()) == []
     return {path.name.removesuffix(".done.json") for path in root.glob("train/*.done.json")}
