@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from playwright.sync_api import Page
 
+from tests.integration.browser import CHROMIUM, open_page
 from tests.integration.command import json_result, run_encnet
 from tests.integration.lone_mlflow import LoneMlflow, Proxy, lone_mlflow, proxy
 from tests.running_stack import RunningStack
@@ -35,6 +39,23 @@ TINY = (
     "--json",
 )
 """A run of the real recipe, small enough to take seconds."""
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A page of a browser that reaches this machine only."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
+    with open_page() as page:
+        yield page
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Where screenshots go: $ENCNET_SCREENSHOTS, or a temporary folder."""
+    folder = Path(os.environ.get("ENCNET_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
