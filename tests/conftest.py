@@ -9,6 +9,9 @@ import pytest
 
 from tests.running_stack import RunningStack, running_stack
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores, as do those that they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[RunningStack]:
