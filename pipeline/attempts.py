@@ -15,7 +15,7 @@ import ray
 
 from pipeline.checkpoint import BrokenCheckpoint, RunState
 from pipeline.checkpoint_store import CheckpointStore, open_checkpoints
-from pipeline.cluster import ANSWER_WITHIN_S, live_nodes, run_board
+from pipeline.cluster import ANSWER_WITHIN_S, live_nodes
 from pipeline.config import RunConfig
 from pipeline.diagnosis import (
     FINAL,
@@ -58,16 +58,17 @@ def run_attempts(
     run_id: str,
     timeline: Timeline,
     signals: StopSignals,
+    board: Any,
     watch: Callable[[View], None] | None = None,
 ) -> None:
     """Train until the run has ended, through failures as far as the policy lets it go on.
 
-    `watch` is shown the run's board, twice a second.
+    `board` is the handle of the run's board, `watch` is shown it, twice a second.
 
     Raises Interrupted when a signal asked for the end: the workers have written a checkpoint then, if they could.
     Raises the worker's own error for what would repeat, else TrainingError that says how to go on.
     """
-    with trainer_environment(config), sifted_output(), run_board() as board:
+    with trainer_environment(config), sifted_output():
         _Attempts(config, run_id, timeline, signals, board, watch or (lambda seen: None)).run()
 
 

@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from pipeline.errors import InputError, first_line
 from pipeline.run_board import Pulse, RunBoard, silent_pulse
@@ -23,6 +24,9 @@ from pipeline.world import World
 _logger = logging.getLogger(__name__)
 ANSWER_WITHIN_S = 10.0
 """Of an actor of the driver: after that a worker tries again, and the driver shows what it knew."""
+
+TAKEOVER_S = 30.0
+"""Who goes on with something waits so long for the process that drove it: it may have died, and not be missed yet."""
 
 S3_ATTEMPTS = 12
 """The pauses between them begin at 50 ms and double: 100 s in all."""
@@ -89,18 +93,14 @@ def split_storage(uri: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
     return PatientS3({"endpoint_override": host, "scheme": scheme or "https"}), uri.removeprefix("s3://")
 
 
-@contextmanager
-def run_board() -> Iterator[Any]:
-    """The handle of the board of a run."""
-    with _actor(RunBoard) as board:
-        yield board
+def run_board(storage: str, name: str, *, resume: bool) -> AbstractContextManager[Any]:
+    """The handle of the board of a run. Raises InputError where another process of this cluster drives that run."""
+    return _sole_actor(RunBoard, f"run {name!r} in {storage}", TAKEOVER_S if resume else 0.0)
 
 
-@contextmanager
-def sweep_board() -> Iterator[Any]:
-    """The handle of the board of a sweep."""
-    with _actor(SweepBoard) as board:
-        yield board
+def sweep_board(storage: str, name: str, *, resume: bool) -> AbstractContextManager[Any]:
+    """The handle of the board of a sweep. Raises InputError where another process of this cluster drives it."""
+    return _sole_actor(SweepBoard, f"sweep {name!r} in {storage}", TAKEOVER_S if resume else 0.0)
 
 
 def open_pulse(board: Any, world: World) -> Pulse:
@@ -120,10 +120,24 @@ def open_pulse(board: Any, world: World) -> Pulse:
 
 
 @contextmanager
-def _actor(kind: type) -> Iterator[Any]:
-    """An actor on this node, so that it does not go with another one; ended with the block."""
+def _sole_actor(kind: type, what: str, patience_s: float) -> Iterator[Any]:
+    """The only actor of `what` on the cluster, on this node, so that it does not go with another one; ended with the
+    block, and with this process. One that is there already is waited for."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
+    place: Any = ray.remote(kind).options(num_cpus=0, scheduling_strategy=here, name=what, namespace="encnet")
+    retrying = Retrying(
+        retry=retry_if_exception_type(ray.exceptions.ActorAlreadyExistsError),
+        wait=wait_fixed(1.0),
+        stop=stop_after_delay(patience_s),
+        reraise=True,
+    )
+    try:
+        actor = retrying(place.remote)
+    except ray.exceptions.ActorAlreadyExistsError:
+        raise InputError(
+            f"name: {what} is under way: another process of this cluster drives it: wait for its end, or stop it "
+            "('encnet jobs list' shows jobs)"
+        ) from None
     try:
         yield actor
     finally:

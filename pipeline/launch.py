@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
+from typing import Any
 
 from pipeline import tracking
 from pipeline.attempts import ENDED, newest_state, run_attempts
 from pipeline.checkpoint import WEIGHTS, BrokenCheckpoint, RunState
 from pipeline.checkpoint_store import CheckpointStore, best, open_checkpoints
-from pipeline.cluster import connect_ray
+from pipeline.cluster import connect_ray, run_board
 from pipeline.config import RunConfig
 from pipeline.errors import TrackingError, TrainingError, first_line
 from pipeline.model_card import ModelCard
@@ -92,33 +93,35 @@ def run_training(
         signals: what may ask for the end, in place of this process's own signals.
         watch: is shown the run's board, twice a second.
 
-    Raises InputError when the name is taken and `resume` is not asked for, TrainingError when training failed,
-    Interrupted when a signal ended it.
+    Raises InputError when the name is taken and `resume` is not asked for, or another process drives the run,
+    TrainingError when training failed, Interrupted when a signal ended it.
     """
     dataset = read_dataset(open_store(config.data.uri))
     client = tracking.connect()
     check_name(config, resume)
     connect_ray()
     check_workers(config)
-    store_config(config)
     every_tag = {**_tags(config, dataset), **(tags or {})}
-    with signals or StopSignals() as signals:
+    with run_board(config.storage, config.name, resume=resume) as board, signals or StopSignals() as signals:
+        store_config(config)
         run_id = tracking.open_run(client, config.experiment, config.name, every_tag)
         tracker = tracking.Tracker(run_id)
         with tracking.ending(tracker.finish):
             tracker.log_config(config.to_dict(), every_tag)
             tracker.log_dataset(dataset.name, config.data.uri, dataset.digest, "training")
-            _train(config, run_id, signals, watch)
+            _train(config, run_id, signals, board, watch)
             return _finish(config, dataset, tracker, registers)
 
 
-def _train(config: RunConfig, run_id: str, signals: StopSignals, watch: Callable[[View], None] | None) -> None:
+def _train(
+    config: RunConfig, run_id: str, signals: StopSignals, board: Any, watch: Callable[[View], None] | None
+) -> None:
     state = newest_state(open_checkpoints(config.storage, config.name))
     if state and state.ended in ENDED:
         return
     store = run_store(config.storage, config.name)
     with Timeline(store, lambda events: tracking.log_events(run_id, events)) as timeline:
-        run_attempts(config, run_id, timeline, signals, watch)
+        run_attempts(config, run_id, timeline, signals, board, watch)
 
 
 def _finish(config: RunConfig, dataset: DatasetInfo, tracker: tracking.Tracker, registers: bool) -> TrainResult:

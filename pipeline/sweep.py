@@ -93,8 +93,8 @@ def run_sweep(config: SweepConfig, *, resume: bool = False, retries_failed: bool
 
     A sweep that is resumed repeats no trial that has ended, but with `retries_failed` those that failed.
 
-    Raises InputError when the name is taken and `resume` is not asked for, SweepFailed when no trial finished,
-    Interrupted when a signal ended it.
+    Raises InputError when the name is taken and `resume` is not asked for, or another process drives the sweep,
+    SweepFailed when no trial finished, Interrupted when a signal ended it.
     """
     dataset = read_dataset(open_store(config.run.data.uri))
     client = tracking.connect()
@@ -104,16 +104,16 @@ def run_sweep(config: SweepConfig, *, resume: bool = False, retries_failed: bool
             f"name: {config.name!r} is used already: go on with --resume {config.name}, or choose another --name"
         )
     connect_ray(shows_workers=False)
-    num_concurrent = room(config)
-    known = {one.number: one for one in journal.trials()}
-    if retries_failed:
-        known |= {one.number: one for one in reopened(known.values())}
-    journal.begin(config)
-    with StopSignals() as signals:
+    with sweep_board(config.run.storage, config.name, resume=resume) as board, StopSignals() as signals:
+        num_concurrent = room(config)
+        known = {one.number: one for one in journal.trials()}
+        if retries_failed:
+            known |= {one.number: one for one in reopened(known.values())}
+        journal.begin(config)
         tracker = open_sweep(client, config, dataset)
         sweep = _Sweep(config, Trials(config, journal, known.values()), tracker, signals)
         with tracking.ending(sweep.end):
-            sweep.run(num_concurrent)
+            sweep.run(num_concurrent, board)
             return sweep.conclude()
 
 
@@ -126,9 +126,9 @@ class _Sweep:
         self._told: list[Trial] = []
         self._told_at = 0.0
 
-    def run(self, num_concurrent: int) -> None:
+    def run(self, num_concurrent: int, board: Any) -> None:
         """Run trials until there is none left to begin. Raises Interrupted when a signal asked for the end."""
-        with sifted_output(), SweepView(self._config) as view, sweep_board() as board:
+        with sifted_output(), SweepView(self._config) as view:
             view.say(f"{self._config.name}  {num_concurrent} at once; {self._tracker.url}")
             errors: list[BaseException] = []
 

@@ -11,7 +11,7 @@ import ray.train
 
 from pipeline import trainer
 from pipeline.attempts import run_attempts
-from pipeline.cluster import connect_ray, open_pulse
+from pipeline.cluster import connect_ray, open_pulse, run_board
 from pipeline.config import WorkersConfig
 from pipeline.errors import TrainingError
 from pipeline.resume import run_store
@@ -38,9 +38,13 @@ def main(name: str) -> None:
     trainer.train_worker = buggy
     config = recipe_config("context_scenes_r18", {"storage": "s3://encnet", "name": name})
     connect_ray()
-    with Timeline(run_store(config.storage, name)) as timeline, StopSignals() as signals:
+    with (
+        run_board(config.storage, name, resume=False) as board,
+        Timeline(run_store(config.storage, name)) as timeline,
+        StopSignals() as signals,
+    ):
         try:
-            run_attempts(replace(config, workers=WorkersConfig(num=2)), "no run", timeline, signals)
+            run_attempts(replace(config, workers=WorkersConfig(num=2)), "no run", timeline, signals, board)
         except TrainingError as error:
             sys.exit(str(error))
 

@@ -65,3 +65,31 @@ def test_a_killed_worker_and_sigterm_cost_no_step(stack: RunningStack, scenes: s
     assert [event["workers"] for event in run.events("workers")] == [2, 2, 1]
     again = json_result(run_encnet("train", "--resume=killed", "--json"))
     assert again == resumed
+
+
+HOLDS = """
+import sys
+from pipeline.cluster import connect_ray, run_board
+connect_ray()
+with run_board("s3://encnet", "held", resume=True):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_drive_one_run(stack: RunningStack, scenes: str) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    try:
+        assert holder.stdout.readline() == "held\n"
+        refused = run_encnet(*TINY, f"--data={scenes}", "--name=held", "--num-workers=1")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert refused.returncode == 2, refused.stderr
+    assert "name: run 'held' in s3://encnet is under way: another process of this cluster" in refused.stderr
+    assert run_store(STORAGE, "held").list() == []
+    after = subprocess.run(
+        [sys.executable, "-c", HOLDS], input="", capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert after.stdout == "held\n", f"what a dead process held is free again: {after.stderr}"
