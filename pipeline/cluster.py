@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -43,13 +44,21 @@ def connect_ray(*, shows_workers: bool = True) -> None:
     if not address:
         raise InputError("RAY_ADDRESS: not set: run 'encnet stack up', or name your cluster in it")
     try:
+        _require_listener(address)
         with _own_sigterm():
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=shows_workers)
-    except (ConnectionError, TimeoutError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise InputError(
             f"RAY_ADDRESS: {address!r} does not answer: run 'encnet stack up', or check the address and the token "
             f"({first_line(error)})"
         ) from None
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray would ask there for more than a minute."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN_S).close()
 
 
 @contextmanager

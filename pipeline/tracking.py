@@ -264,9 +264,11 @@ class Tracker:
         params = [Param(name, value) for name, value in texts.items() if name not in run.params]
         for first in range(0, len(params), 100):
             self._call("log_batch", self.run_id, params=params[first : first + 100])
-        before, now = {**run.tags, **run.params}, {**tags, **texts}
         changed = [
-            f"{name}: {before[name]} -> {value}" for name, value in now.items() if before.get(name, value) != value
+            f"{name}: {before[name]} -> {value}"
+            for before, now in ((run.tags, tags), (run.params, texts))
+            for name, value in now.items()
+            if before.get(name, value) != value
         ]
         noted = {CHANGED: "; ".join(changed) or "nothing"} if changed or CHANGED in run.tags else {}
         self.set_tags({name: value for name, value in tags.items() if name not in run.tags} | noted)

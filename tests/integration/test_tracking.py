@@ -54,7 +54,7 @@ def test_what_changed_on_resume_is_noted_and_not_lied_about(
 ) -> None:
     def resume(workers: int) -> tuple[list[str], dict[str, str]]:
         values = {"workers": {"num": workers}, "seed": 0}
-        changed = tracking.Tracker(run_id).log_config(values, {"commit": "a" if workers == 2 else "b"})
+        changed = tracking.Tracker(run_id).log_config(values, {"commit": "a" if workers == 2 else "b", "seed": "a tag"})
         return changed, mlflow_client.get_run(run_id).data.tags
 
     changed, tags = resume(2)
