@@ -31,8 +31,9 @@ check: install ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-drills: install ## break things on purpose
+drills: install ## break things on purpose, and the tests that take long
 	$(BIN)/python -m pytest tests/drills
+	$(BIN)/python -m pytest -m long
 
 bench: install ## measure
 	@for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name || exit 1; done

@@ -23,6 +23,7 @@ def undisturbed(scenes: str) -> dict[str, Any]:
     return json_result(run_encnet(*COMMAND, f"--data={scenes}", "--name=by-the-end"))
 
 
+@pytest.mark.long
 def test_a_run_resumed_from_a_checkpoint_by_the_clock_equals_the_undisturbed_one(
     scenes: str, undisturbed: dict[str, Any], stack: RunningStack, tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ def test_ray_tasks_write_the_same_bytes(undisturbed: dict[str, bytes]) -> None:
     assert objects(f"{BUCKET}/whole") == undisturbed
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_what_was_ended_in_the_middle_is_finished_by_the_next_run(
     number: signal.Signals, undisturbed: dict[str, bytes]
 ) -> None:

@@ -191,7 +191,10 @@ def begun(slow: tuple[str, ...], tmp_path: Path) -> Iterator[subprocess.Popen[by
         process.wait()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_what_was_ended_in_the_middle_is_gone_on_with(
     number: signal.Signals,
     code: int,

@@ -208,6 +208,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(cluster: Cluster, micr
     assert_same(cluster.run(3, micro_batch, first=STOPPED_AT), alone, first=STOPPED_AT)
 
 
+@pytest.mark.long
 def test_but_for_rounding_a_run_does_not_depend_on_its_workers_at_a_usual_rate(cluster: Cluster) -> None:
     alone, shared = (cluster.run(size, BATCH_SIZE // 2, lr=RECIPE_LR, double=True) for size in (1, 3))
     assert shared.samples == alone.samples

@@ -87,7 +87,10 @@ def test_ray_s_workers_write_the_same(images: str, undisturbed: dict[str, bytes]
     assert (again["predicted"], again["skipped"], len(again["bad"])) == (0, NUM_IMAGES - 1, 1)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.long), (signal.SIGTERM, 143)],
+)
 def test_what_was_ended_in_the_middle_is_gone_on_with(
     number: signal.Signals, code: int, images: str, undisturbed: dict[str, bytes]
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(scenes: str, client
     assert runs() == before
 
 
+@pytest.mark.long
 def test_a_chain_that_was_killed_goes_on_and_what_is_worse_is_refused(
     first: dict[str, Any], scenes: str, client: MlflowClient, tmp_path: Path
 ) -> None:
