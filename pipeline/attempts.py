@@ -41,6 +41,8 @@ ENDED = ("finished", "early")
 NODE_DEATH_WITHIN_S = 45.0
 """How long the cluster may take to find that a node which fell silent is gone."""
 TELL_OF_WAITING_S = 30.0
+START_WITHIN_S = 30.0
+"""How long workers may take to come up."""
 
 
 def newest_state(checkpoints: CheckpointStore) -> RunState | None:
@@ -203,6 +205,7 @@ class _Watch:
         self._num_notes = 0
         self._asked = ""
         self._tell_at = time.monotonic() + TELL_OF_WAITING_S
+        self._leave_at = 0.0
         self.size = 0
         """Workers in the group; 0 before all of them have joined."""
         self.has_trained = False
@@ -251,12 +254,26 @@ class _Watch:
         if not received or self._asked:
             return
         if not seen.size:
-            self.is_over = True
+            self._await_workers(received.name)
             return
         self._ask(STOP)
         self._view.say(
             f"{self._config.name}  {received.name}: the workers write a checkpoint and leave; a second one ends at once"
         )
+
+    def _await_workers(self, received: str) -> None:
+        """Let workers that are being started come up, to be asked to leave.
+
+        If Ray Train's controller ended with this process just then, Ray might never take their places back.
+        """
+        now = time.monotonic()
+        if not self._leave_at:
+            self._leave_at = now + START_WITHIN_S
+            self._view.say(
+                f"{self._config.name}  {received}: waiting up to {START_WITHIN_S:.0f} s for workers that are being "
+                "started, to end them; a second one ends at once"
+            )
+        self.is_over = now > self._leave_at
 
     def _see_to_hangs(self, seen: View) -> None:
         """End what neither collectives nor Ray have ended: a worker that is alone, or a loop that still answers Ray."""
