@@ -70,7 +70,7 @@ def run_attempts(
     Raises Interrupted when a signal asked for the end: the workers have written a checkpoint then, if they could.
     Raises the worker's own error for what would repeat, else TrainingError that says how to go on.
     """
-    with trainer_environment(config), sifted_output():
+    with trainer_environment(config):
         _Attempts(config, run_id, timeline, signals, board, watch or (lambda seen: None)).run()
 
 
@@ -98,7 +98,7 @@ class _Attempts:
         self._view = ProgressView(config.name, lambda: self._seen.facts)
 
     def run(self) -> None:
-        with self._view, self._signals.deferred():
+        with self._view, sifted_output(), self._signals.deferred():
             while True:
                 self._find_step()
                 nodes = live_nodes()

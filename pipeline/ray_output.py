@@ -46,7 +46,10 @@ class _Sieve:
 
 @contextmanager
 def sifted_output() -> Iterator[None]:
-    """While open, stderr is without Ray's noise, and without its colours where it is no terminal."""
+    """While open, stderr is without Ray's noise, and without its colours where it is no terminal.
+
+    To be opened inside of a live display, which wraps the lines that it is given.
+    """
     if not sys.stderr.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     with redirect_stderr(_Sieve(sys.stderr)):

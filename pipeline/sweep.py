@@ -128,7 +128,7 @@ class _Sweep:
 
     def run(self, num_concurrent: int, board: Any) -> None:
         """Run trials until there is none left to begin. Raises Interrupted when a signal asked for the end."""
-        with sifted_output(), SweepView(self._config) as view:
+        with SweepView(self._config) as view, sifted_output():
             view.say(f"{self._config.name}  {num_concurrent} at once; {self._tracker.url}")
             errors: list[BaseException] = []
 
