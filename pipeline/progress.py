@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 Facts = dict[str, Any]
 LINE_EVERY_S = 10.0
@@ -95,6 +95,15 @@ class ProgressView(AbstractContextManager["ProgressView"]):
     def __init__(self, title: str, read: Callable[[], Facts], unit: str = "step") -> None:
         self._title, self._read, self._unit = title, read, unit
         self._console = Console(file=sys.stderr)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[facts]}"),
+            console=self._console,
+        )
         self.pace = Pace()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -107,6 +116,8 @@ class ProgressView(AbstractContextManager["ProgressView"]):
             print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     def __enter__(self) -> ProgressView:
+        if self._console.is_terminal:  # not by the thread: it takes stderr in hand, before what is opened inside of it
+            self._progress.start()
         self._thread.start()
         return self
 
@@ -115,6 +126,8 @@ class ProgressView(AbstractContextManager["ProgressView"]):
     ) -> None:
         self._stop.set()
         self._thread.join(timeout=10)
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def _run(self) -> None:
         if self._console.is_terminal:
@@ -129,25 +142,13 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         return "" if left_s is None else f"left {duration(left_s)}"
 
     def _bar(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[facts]}"),
-        )
-        with Progress(*columns, console=self._console, transient=False) as progress:
-            task: TaskID | None = None
-            last = False
-            while not last:
-                last = self._stop.wait(0.5)
-                facts = self._read()
-                if task is None:
-                    task = progress.add_task(self._title, total=None, facts="waiting for workers", left="")
-                if "steps" in facts:
-                    left, words = self._left(facts), describe(facts)
-                    progress.update(task, total=facts["steps"], completed=facts["step"], left=left, facts=words)
+        task, last = self._progress.add_task(self._title, total=None, facts="waiting for workers", left=""), False
+        while not last:
+            last = self._stop.wait(0.5)
+            facts = self._read()
+            if "steps" in facts:
+                left, words = self._left(facts), describe(facts)
+                self._progress.update(task, total=facts["steps"], completed=facts["step"], left=left, facts=words)
 
     def _lines(self) -> None:
         shown, shown_at, last = -1, time.monotonic(), False

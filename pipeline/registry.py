@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline import tracking
+from pipeline.environment import overridden
 from pipeline.errors import InputError, first_line
 
 CANDIDATE = "candidate"
@@ -84,7 +86,8 @@ def resolve_model(uri: str) -> Iterator[ResolvedModel]:
     pinned = found.uri if found else uri
     tracking.connect()
     with tempfile.TemporaryDirectory(prefix="encnet-model-") as folder:
-        with _explained("MODEL", uri):
+        bars = {tracking.BARS: str(sys.stderr.isatty()).lower()}
+        with _explained("MODEL", uri), overridden(bars):
             place = Path(mlflow.artifacts.download_artifacts(pinned, dst_path=folder))
         model = ResolvedModel(uri=pinned, weights=_find_weights(place, uri))
         yield replace(model, name=found.name, version=found.number, model_id=found.model_id) if found else model

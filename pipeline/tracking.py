@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +45,7 @@ _MAX_VALUE = 5000
 """Characters of a parameter or tag; MLflow takes some more."""
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the UI show the experiment as training runs, not as prompts and traces."""
+BARS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 FEW_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """For what should fail in seconds, such as a first contact: MLflow's own default retries for minutes."""
 _ONE_RETRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -68,7 +68,7 @@ def tracking_uri() -> str:
     """The server's address, $MLFLOW_TRACKING_URI. Raises InputError where none is named."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()).lower())
+    os.environ.setdefault(BARS, "false")  # it would show one for every small file
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells each retry of MLflow's
     if not uri:
