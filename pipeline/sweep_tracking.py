@@ -171,10 +171,14 @@ def description(trials: Sequence[Trial], config: SweepConfig) -> str:
     if winner:
         values = ", ".join(f"`{path}` = {value}" for path, value in winner.values.items())
         lines.append(f"Best: trial {winner.number} with {100 * (winner.score or 0.0):.2f} % {config.metric}: {values}.")
-    lines.append(
-        f"Artifacts: the trials in order (`{LEADERBOARD}`), the best one's configuration (`{BEST_CONFIG}`), every "
-        f"trial as a line (`{PARALLEL}`), what each field explains by itself (`{INFLUENCE}`)."
-    )
+    artifacts = {"the trials in order": LEADERBOARD}
+    if winner:
+        artifacts["the best one's configuration"] = BEST_CONFIG
+    if any(one.score is not None for one in trials):
+        artifacts["every trial as a line"] = PARALLEL
+    if influences(trials, config.space):
+        artifacts["what each field explains by itself"] = INFLUENCE
+    lines.append(f"Artifacts: {', '.join(f'{what} (`{name}`)' for what, name in artifacts.items())}.")
     return "\n\n".join(lines)
 
 

@@ -91,3 +91,4 @@ def test_the_page_says_what_was_found() -> None:
     assert text.startswith("Sweep over `optim.lr`, `optim.kind` of `made_up`: 2 open, 1 finished, ")
     assert "Best: trial 0 with 43.10 % miou: `optim.lr` = 0.0021, `optim.kind` = sgd." in text
     assert "Best:" not in description(TRIALS[1:], small_sweep())
+    assert description([], small_sweep()).endswith("Artifacts: the trials in order (`leaderboard.json`).")
