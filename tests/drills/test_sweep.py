@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -89,6 +91,31 @@ def _interrupt(run: Run, number: signal.Signals, num_ended: int) -> tuple[list[T
     ended, open_ones = _ended(), _under_way()
     run.process.send_signal(number)
     return ended, open_ones
+
+
+FREE_CPUS = """
+import time
+import ray
+from pipeline.cluster import connect_ray
+connect_ray()
+deadline, total = time.monotonic() + 30, ray.cluster_resources()["CPU"]
+while ray.available_resources().get("CPU", 0) != total and time.monotonic() < deadline:
+    time.sleep(1)
+print(total - ray.available_resources().get("CPU", 0))
+"""
+
+
+def test_a_sweep_that_is_stopped_while_workers_start_keeps_no_cpu(
+    stack: RunningStack, scenes: str, tmp_path: Path
+) -> None:
+    early = [*SWEEP, f"--data={scenes}", "--name=early"]
+    with running(early, "early", tmp_path) as run:
+        run.wait_for("the first trials", lambda: open_journal(STORAGE, "early").trials())
+        run.process.send_signal(signal.SIGTERM)
+        run.end(143)
+    assert all(one.outcome is Outcome.OPEN for one in open_journal(STORAGE, "early").trials())
+    held = subprocess.run([sys.executable, "-c", FREE_CPUS], capture_output=True, text=True, check=True)
+    assert held.stdout.split()[-1] == "0.0", held.stdout
 
 
 @pytest.mark.timeout(1500)
