@@ -110,7 +110,7 @@ def test_a_sweep_that_is_stopped_while_workers_start_keeps_no_cpu(
 ) -> None:
     early = [*SWEEP, f"--data={scenes}", "--name=early"]
     with running(early, "early", tmp_path) as run:
-        run.wait_for("the first trials", lambda: open_journal(STORAGE, "early").trials())
+        run.wait_for("a trial that asks for workers", lambda: run_events(STORAGE, "early-000"))
         run.process.send_signal(signal.SIGTERM)
         run.end(143)
     assert all(one.outcome is Outcome.OPEN for one in open_journal(STORAGE, "early").trials())
