@@ -69,10 +69,7 @@ class SweepTrial(tune.Trainable):
         """Have the workers write a checkpoint and leave, where they have not left by themselves."""
         self._signals.received = self._signals.received or signal.SIGTERM
         self._thread.join(LEAVE_WITHIN_S)
-        try:
-            ray.get(self._board.leave.remote(self._trial.number), timeout=ANSWER_WITHIN_S)
-        except ray.exceptions.RayError as error:
-            _logger.warning("the sweep's board does not answer: %s", first_line(error))
+        _answer(self._board.leave.remote(self._trial.number))
 
     def _run(self) -> None:
         with Pulse(self._tell):
@@ -102,11 +99,7 @@ class SweepTrial(tune.Trainable):
 
     def _tell(self, *_: Any) -> str:
         """Show the trial on the sweep's board; take from there that the sweep is to stop."""
-        try:
-            asked = str(ray.get(self._board.tell.remote(self._trial.number, self._facts), timeout=ANSWER_WITHIN_S))
-        except ray.exceptions.RayError as error:
-            _logger.warning("the sweep's board does not answer: %s", first_line(error))
-            return ""
+        asked = str(_answer(self._board.tell.remote(self._trial.number, self._facts)) or "")
         if asked:
             self._signals.received = self._signals.received or signal.SIGTERM
         return asked
@@ -142,6 +135,15 @@ class SweepTrial(tune.Trainable):
     def _end(self, outcome: Outcome, reason: str = "") -> None:
         """The last report of a trial that did not finish; without a share of the steps it ranks with no other."""
         self._reports.put({STEP: 0, SHARE: 0.0, SCORE: 0.0, OUTCOME: outcome.value, REASON: reason, "done": True})
+
+
+def _answer(asked: Any) -> Any:
+    """What the sweep's board gives to what it was asked; None where it does not answer."""
+    try:
+        return ray.get(asked, timeout=ANSWER_WITHIN_S)
+    except ray.exceptions.RayError as error:
+        _logger.warning("the sweep's board does not answer: %s", first_line(error))
+        return None
 
 
 def metric_value(metric: str, miou: float | None, iou: Sequence[float | None], classes: Sequence[str]) -> float | None:
